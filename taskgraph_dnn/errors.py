@@ -1,0 +1,42 @@
+"""The exceptions of the package.
+
+Every error that bad input can cause is a `TaskgraphError`, so one `except` clause catches them all. A message names the
+place (file and line, layer, sample) and both values: what was found and what was expected.
+"""
+
+
+class TaskgraphError(Exception):
+    """Base class of every error that this package raises on purpose."""
+
+
+class FileFormatError(TaskgraphError):
+    """A file is missing, damaged, or not what its reader expects."""
+
+
+class NetworkError(TaskgraphError):
+    """A layer, or how layers fit together, is not valid."""
+
+
+class InputError(TaskgraphError):
+    """Input samples do not fit the network or hold values that are no numbers."""
+
+
+class PlanError(TaskgraphError):
+    """An option of a run is unknown or out of range."""
+
+
+class KernelError(TaskgraphError):
+    """A kernel is unknown or cannot run here."""
+
+
+class DumpError(TaskgraphError):
+    """A task graph cannot be written as asked."""
+
+
+class MissingDependencyError(TaskgraphError):
+    """An optional package that this function needs is not installed."""
+
+    @classmethod
+    def of(cls, purpose: str, package: str, extra: str) -> "MissingDependencyError":
+        """Return the error that says what to install."""
+        return cls(f"{purpose} needs {package}, which is not installed: pip install 'taskgraph-dnn[{extra}]'")

@@ -1,0 +1,65 @@
+"""What happened during a run: one frozen event for each task, and who wants to hear of it.
+
+Every task of the graph ends by making a `TaskEvent`. The event takes two ways at once: it travels with the task's
+result, so a finished run holds the exact history of what produced it (a task that a lost worker took with it leaves no
+trace, its replay does); and it is published to the subscribers of this process, which is how a progress bar moves.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class TaskEvent:
+    """One task, from start to end.
+
+    Attributes:
+        run: the run's token; events of several runs may reach one subscriber.
+        partition: the batch partition, from 0.
+        first_layer, last_layer: the layers that the task computed, from 1, both included.
+        worker: the thread, or the worker process and thread, that ran it.
+        prepare_seconds: spent before `start` on loading and packing weights and compiling kernels.
+        start, end: seconds since the epoch, of the machine that ran it.
+        samples: samples in the partition.
+        nbytes: bytes of the activations that the task returned.
+        multiply_adds: multiply-adds that the task did.
+    """
+
+    run: str
+    partition: int
+    first_layer: int
+    last_layer: int
+    worker: str
+    prepare_seconds: float
+    start: float
+    end: float
+    samples: int
+    nbytes: int
+    multiply_adds: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of computing, preparation apart."""
+        return self.end - self.start
+
+
+Subscriber = Callable[[TaskEvent], None]
+
+_subscribers: list[Subscriber] = []
+
+
+def publish(event: TaskEvent) -> None:
+    """Hand the event to every subscriber of this process, in the thread that ran the task."""
+    for subscriber in tuple(_subscribers):
+        subscriber(event)
+
+
+@contextmanager
+def subscribed(subscriber: Subscriber) -> Iterator[None]:
+    """Call `subscriber` with every event published in this process while the context is open."""
+    _subscribers.append(subscriber)
+    try:
+        yield
+    finally:
+        _subscribers.remove(subscriber)

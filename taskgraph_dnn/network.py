@@ -1,0 +1,298 @@
+"""What is computed: layers of sparse weights, frozen and validated when they are made.
+
+A layer maps a batch `Y` (samples x inputs) to
+
+    activation(Y @ weights + bias), at most `cap`
+
+Weights are kept as a CSC matrix of inputs x outputs: the edges of one output neuron lie side by side, which is the
+order in which every kernel reads them. (The transpose of that matrix, outputs x inputs, is CSR and costs nothing.)
+"""
+
+import hashlib
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+
+from taskgraph_dnn.errors import NetworkError
+
+ACTIVATIONS = ("relu", "identity")
+
+#: The number that stands for the network's input where a layer's sources are named.
+NETWORK_INPUT = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One layer: sparse weights, a bias for each output, an activation and its cap.
+
+    Args:
+        weights: inputs x outputs, any scipy sparse matrix or array, or a 2-D array; kept as float32 CSC with sorted row
+            numbers, duplicates summed and stored zeros dropped.
+        bias: one number, or one for each output; kept as float32, shape (outputs,).
+        activation: "relu" (max(x, 0)) or "identity".
+        cap: the activation's upper bound, or None.
+
+    Raises:
+        NetworkError: the weights are no 2-D matrix of finite numbers with inputs and outputs, the bias does not fit
+            them, or the activation or cap is not valid.
+    """
+
+    weights: scipy.sparse.csc_array
+    bias: NDArray[np.float32]
+    activation: str
+    cap: float | None
+
+    def __init__(
+        self, weights: Any, *, bias: ArrayLike = 0.0, activation: str = "relu", cap: float | None = None
+    ) -> None:
+        csc = _canonical(weights)
+        self._freeze(csc, _bias(bias, csc.shape[1]), activation, cap)
+
+    @classmethod
+    def from_csc_arrays(
+        cls,
+        shape: tuple[int, int],
+        indptr: NDArray[Any],
+        indices: NDArray[Any],
+        data: NDArray[np.float32],
+        *,
+        bias: NDArray[np.float32],
+        activation: str,
+        cap: float | None,
+        digest: str | None = None,
+    ) -> "Layer":
+        """Return a layer over arrays that a reader of this package has checked, without copying them.
+
+        Nothing is checked again: row numbers are sorted, unique and in range, all numbers finite, weights not zero,
+        and `digest`, where given, is the layer's.
+        """
+        csc = scipy.sparse.csc_array((data, indices, indptr), shape=shape, copy=False)
+        csc.has_canonical_format = True
+        layer = cls.__new__(cls)
+        layer._freeze(csc, bias, activation, cap)
+        if digest is not None:
+            layer.__dict__["digest"] = digest  # fills the cached property
+        return layer
+
+    def _freeze(
+        self, weights: scipy.sparse.csc_array, bias: NDArray[np.float32], activation: str, cap: float | None
+    ) -> None:
+        if activation not in ACTIVATIONS:
+            raise NetworkError(f"unknown activation {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+        if cap is not None and not (np.isfinite(cap) and cap > 0):
+            raise NetworkError(f"cap is {cap}, expected a finite number above 0, or None")
+        for array in (weights.data, weights.indices, weights.indptr, bias):
+            array.flags.writeable = False
+        object.__setattr__(self, "weights", weights)
+        object.__setattr__(self, "bias", bias)
+        object.__setattr__(self, "activation", activation)
+        object.__setattr__(self, "cap", None if cap is None else float(cap))
+
+    @property
+    def inputs(self) -> int:
+        """Number of input neurons."""
+        return int(self.weights.shape[0])
+
+    @property
+    def outputs(self) -> int:
+        """Number of output neurons."""
+        return int(self.weights.shape[1])
+
+    @property
+    def nnz(self) -> int:
+        """Number of edges (nonzero weights)."""
+        return int(self.weights.nnz)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the layer's arrays."""
+        w = self.weights
+        return int(w.data.nbytes + w.indices.nbytes + w.indptr.nbytes + self.bias.nbytes)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that the layer computes with: equal layers have equal digests."""
+        cap = float("nan") if self.cap is None else self.cap
+        hashed = hashlib.sha256(f"{self.activation} {self.weights.indices.dtype.str}".encode())
+        hashed.update(struct.pack("<qqd", self.inputs, self.outputs, cap))
+        for array in (self.weights.indptr, self.weights.indices, self.weights.data, self.bias):
+            hashed.update(np.ascontiguousarray(array).data)
+        return hashed.hexdigest()
+
+    def __dask_tokenize__(self) -> object:
+        return type(self).__name__, self.digest
+
+    def __repr__(self) -> str:
+        cap = "" if self.cap is None else f", cap={self.cap:g}"
+        return f"Layer({self.inputs} x {self.outputs}, nnz={self.nnz:,}, {self.activation}{cap})"
+
+
+class NetworkSource(Protocol):
+    """Where a network can be read again: small, and sent to workers in place of the weights."""
+
+    @property
+    def digest(self) -> str:
+        """The network's digest."""
+
+    def open(self) -> "Network":
+        """Return the network; cheap after the first time in a process."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Layers that feed one another, validated to fit.
+
+    Args:
+        layers: the layers, in order; the first reads the network's input.
+        source: the file that holds the same network, where there is one.
+        read_seconds: what reading or generating it took; reported with a run's result.
+
+    Raises:
+        NetworkError: there is no layer, or two neighbours do not fit.
+    """
+
+    layers: tuple[Layer, ...]
+    source: NetworkSource | None
+    read_seconds: float
+
+    def __init__(
+        self, layers: Iterable[Layer], *, source: NetworkSource | None = None, read_seconds: float = 0.0
+    ) -> None:
+        object.__setattr__(self, "layers", tuple(layers))
+        object.__setattr__(self, "source", source)
+        object.__setattr__(self, "read_seconds", read_seconds)
+        if not self.layers:
+            raise NetworkError("a network needs at least one layer, got none")
+        for number, layer in enumerate(self.layers, start=1):
+            if not isinstance(layer, Layer):
+                raise NetworkError(f"layer {number} is a {type(layer).__name__}, expected a Layer")
+        for number, (before, layer) in enumerate(zip(self.layers, self.layers[1:], strict=False), start=2):
+            if layer.inputs != before.outputs:
+                raise NetworkError(
+                    f"layer {number} has {layer.inputs} inputs, but layer {number - 1} has {before.outputs} outputs"
+                )
+
+    def sources(self, layer: int) -> tuple[int, ...]:
+        """Return the layers (from 0) whose outputs layer `layer` reads; `NETWORK_INPUT` is the input itself."""
+        return (layer - 1,)  # a chain; layer 0 reads NETWORK_INPUT, which is -1
+
+    @property
+    def inputs(self) -> int:
+        """Neurons of the network's input."""
+        return self.layers[0].inputs
+
+    @property
+    def outputs(self) -> int:
+        """Neurons of the last layer."""
+        return self.layers[-1].outputs
+
+    @cached_property
+    def nnz(self) -> int:
+        """Edges of all layers."""
+        return sum(layer.nnz for layer in self.layers)
+
+    @cached_property
+    def nbytes(self) -> int:
+        """Bytes of all layers' arrays."""
+        return sum(layer.nbytes for layer in self.layers)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the layers' digests."""
+        if self.source is not None:
+            return self.source.digest
+        return network_digest(layer.digest for layer in self.layers)
+
+    def head(self, layers: int) -> "Network":
+        """Return the network of the first `layers` layers."""
+        if layers == len(self.layers):
+            return self
+        if not 1 <= layers <= len(self.layers):
+            raise NetworkError(f"cannot take {layers} layers of a network that has {len(self.layers)}")
+        return Network(self.layers[:layers], read_seconds=self.read_seconds)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
+
+    def __getitem__(self, index: int) -> Layer:
+        return self.layers[index]
+
+    def __dask_tokenize__(self) -> object:
+        return type(self).__name__, self.digest
+
+    def __repr__(self) -> str:
+        return f"Network({len(self)} layers, {self.inputs} inputs, {self.outputs} outputs, nnz={self.nnz:,})"
+
+
+def network_digest(layer_digests: Iterable[str]) -> str:
+    """Return the digest of the network whose layers have these digests."""
+    return hashlib.sha256("\n".join(layer_digests).encode()).hexdigest()
+
+
+def index_dtype(shape: tuple[int, int], nnz: int) -> type[np.signedinteger[Any]]:
+    """Return the integer type of a layer's row numbers and column pointers: 32 bits where they fit."""
+    return np.int32 if max(*shape, nnz) < 2**31 else np.int64
+
+
+def _canonical(weights: Any) -> scipy.sparse.csc_array:
+    if not scipy.sparse.issparse(weights):
+        weights = np.asarray(weights)
+        if weights.dtype.kind not in "fiub":
+            raise NetworkError(f"weights are of type {weights.dtype}, expected real numbers")
+    if weights.ndim != 2 or 0 in weights.shape:
+        raise NetworkError(f"weights have shape {weights.shape}, expected inputs x outputs, at least 1 x 1")
+    if scipy.sparse.issparse(weights):
+        _check_structure(weights)
+        if weights.dtype.kind not in "fiub":
+            raise NetworkError(f"weights are of type {weights.dtype}, expected real numbers")
+    with np.errstate(over="ignore"):  # an overflow to inf is reported below, with its place
+        csc = scipy.sparse.csc_array(weights, dtype=np.float32, copy=True)
+    csc.sum_duplicates()
+    _check_finite(csc)
+    csc.eliminate_zeros()
+    dtype = index_dtype(csc.shape, csc.nnz)
+    csc.indices, csc.indptr = csc.indices.astype(dtype, copy=False), csc.indptr.astype(dtype, copy=False)
+    return csc
+
+
+def _check_structure(weights: Any) -> None:
+    # scipy reads out of bounds, and the process dies, where a compressed matrix has an index out of range.
+    check = getattr(weights, "check_format", None)
+    if check is not None:
+        try:
+            check(full_check=True)
+        except ValueError as error:
+            raise NetworkError(f"weights are no valid {weights.format.upper()} matrix: {error}") from error
+
+
+def _check_finite(csc: scipy.sparse.csc_array) -> None:
+    wrong = np.flatnonzero(~np.isfinite(csc.data))
+    if wrong.size:
+        first = int(wrong[0])
+        column = int(np.searchsorted(csc.indptr, first, side="right")) - 1
+        raise NetworkError(
+            f"weight of input {csc.indices[first]}, output {column} is {csc.data[first]}, expected a finite float32"
+        )
+
+
+def _bias(bias: ArrayLike, outputs: int) -> NDArray[np.float32]:
+    array = np.asarray(bias)
+    if array.dtype.kind not in "fiub":
+        raise NetworkError(f"bias is of type {array.dtype}, expected real numbers")
+    if array.shape not in ((), (outputs,)):
+        raise NetworkError(f"bias has shape {array.shape}, expected one number or one for each of {outputs} outputs")
+    with np.errstate(over="ignore"):
+        full = np.array(np.broadcast_to(array, (outputs,)), dtype=np.float32)
+    wrong = np.flatnonzero(~np.isfinite(full))
+    if wrong.size:
+        raise NetworkError(f"bias of output {wrong[0]} is {full[wrong[0]]}, expected a finite float32")
+    return full

@@ -1,0 +1,33 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import taskgraph_dnn as tg
+
+
+@pytest.fixture(scope="session")
+def official_data() -> Path:
+    """The folder with official data: $TASKGRAPH_DNN_DATA, or shared/data beside the checkout."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TASKGRAPH_DNN_DATA", beside))
+    if not (folder / "graph-challenge").is_dir():
+        pytest.skip(f"no official data: there is no folder {folder / 'graph-challenge'}")
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20200922)
+
+
+def random_layer(rng, inputs, outputs, *, density=0.3, bias=None, activation="relu", cap=None):
+    """A layer of random weights, with some empty rows and columns where the density is low."""
+    weights = scipy.sparse.random_array((inputs, outputs), density=density, rng=rng, data_sampler=rng.standard_normal)
+    if bias is None:
+        bias = rng.normal(-0.1, 0.3, outputs)
+    return tg.Layer(weights, bias=bias, activation=activation, cap=cap)
