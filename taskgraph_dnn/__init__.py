@@ -1,7 +1,74 @@
-"""Inference for large sparse neural networks as a Dask task graph."""
+"""Inference for large sparse neural networks as a Dask task graph.
 
-from taskgraph_dnn.errors import TaskgraphError
+    import taskgraph_dnn as tg
+
+    network = tg.radixnet(neurons=1024, layers=120, seed=0)
+    images = tg.digit_images(samples=60_000, neurons=1024, seed=0)
+    result = tg.infer(network, images).compute()
+
+Data flows one way: files, Network, Plan, task graph, executor, Result. `docs/architecture.md` says what is where.
+"""
+
+from taskgraph_dnn.errors import (
+    DumpError,
+    FileFormatError,
+    InputError,
+    KernelError,
+    MissingDependencyError,
+    NetworkError,
+    PlanError,
+    TaskgraphError,
+)
+from taskgraph_dnn.inference import Inference, infer
+from taskgraph_dnn.io import (
+    read_categories,
+    read_challenge_images,
+    read_challenge_network,
+    read_images,
+    read_matrix_market,
+    read_matrix_market_images,
+    read_network,
+    read_packed,
+    write_categories,
+    write_challenge_images,
+    write_challenge_network,
+    write_matrix_market,
+    write_packed,
+)
 from taskgraph_dnn.network import Layer, Network
+from taskgraph_dnn.plan import Plan
+from taskgraph_dnn.result import Result
+from taskgraph_dnn.synthetic import digit_images, radixnet
 
-__all__ = ["Layer", "Network", "TaskgraphError"]
+__all__ = [
+    "DumpError",
+    "FileFormatError",
+    "Inference",
+    "InputError",
+    "KernelError",
+    "Layer",
+    "MissingDependencyError",
+    "Network",
+    "NetworkError",
+    "Plan",
+    "PlanError",
+    "Result",
+    "TaskgraphError",
+    "digit_images",
+    "infer",
+    "radixnet",
+    "read_categories",
+    "read_challenge_images",
+    "read_challenge_network",
+    "read_images",
+    "read_matrix_market",
+    "read_matrix_market_images",
+    "read_network",
+    "read_packed",
+    "write_categories",
+    "write_challenge_images",
+    "write_challenge_network",
+    "write_matrix_market",
+    "write_packed",
+]
 __version__ = "0.1.0"

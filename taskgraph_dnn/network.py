@@ -20,6 +20,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from taskgraph_dnn.errors import NetworkError
+from taskgraph_dnn.matrices import first_not_finite, real_matrix
 
 ACTIVATIONS = ("relu", "identity")
 
@@ -69,8 +70,8 @@ class Layer:
     ) -> "Layer":
         """Return a layer over arrays that a reader of this package has checked, without copying them.
 
-        Nothing is checked again: row numbers are sorted, unique and in range, all numbers finite, weights not zero,
-        and `digest`, where given, is the layer's.
+        Nothing is checked again: row numbers are sorted, unique, in range and, like `indptr`, of `index_dtype`; all
+        numbers are finite, weights are not zero, and `digest`, where given, is the layer's.
         """
         csc = scipy.sparse.csc_array((data, indices, indptr), shape=shape, copy=False)
         csc.has_canonical_format = True
@@ -85,14 +86,21 @@ class Layer:
     ) -> None:
         if activation not in ACTIVATIONS:
             raise NetworkError(f"unknown activation {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-        if cap is not None and not (np.isfinite(cap) and cap > 0):
-            raise NetworkError(f"cap is {cap}, expected a finite number above 0, or None")
-        for array in (weights.data, weights.indices, weights.indptr, bias):
-            array.flags.writeable = False
+        if cap is not None and not _is_cap(cap):
+            raise NetworkError(f"cap is {cap!r}, expected a finite float32 above 0, or None")
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "bias", bias)
         object.__setattr__(self, "activation", activation)
         object.__setattr__(self, "cap", None if cap is None else float(cap))
+        self._protect()
+
+    def _protect(self) -> None:
+        for array in (self.weights.data, self.weights.indices, self.weights.indptr, self.bias):
+            array.flags.writeable = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._protect()  # pickled arrays may come back writeable
 
     @property
     def inputs(self) -> int:
@@ -244,48 +252,30 @@ def index_dtype(shape: tuple[int, int], nnz: int) -> type[np.signedinteger[Any]]
 
 
 def _canonical(weights: Any) -> scipy.sparse.csc_array:
-    if not scipy.sparse.issparse(weights):
-        weights = np.asarray(weights)
-        if weights.dtype.kind not in "fiub":
-            raise NetworkError(f"weights are of type {weights.dtype}, expected real numbers")
-    if weights.ndim != 2 or 0 in weights.shape:
+    try:
+        weights = real_matrix(weights)
+    except ValueError as error:
+        raise NetworkError(f"weights {error}") from error
+    if 0 in weights.shape:
         raise NetworkError(f"weights have shape {weights.shape}, expected inputs x outputs, at least 1 x 1")
-    if scipy.sparse.issparse(weights):
-        _check_structure(weights)
-        if weights.dtype.kind not in "fiub":
-            raise NetworkError(f"weights are of type {weights.dtype}, expected real numbers")
     with np.errstate(over="ignore"):  # an overflow to inf is reported below, with its place
         csc = scipy.sparse.csc_array(weights, dtype=np.float32, copy=True)
     csc.sum_duplicates()
-    _check_finite(csc)
+    wrong = first_not_finite(csc)
+    if wrong is not None:
+        row, column, value = wrong
+        raise NetworkError(f"weight of input {row}, output {column} is {value}, expected a finite float32")
     csc.eliminate_zeros()
     dtype = index_dtype(csc.shape, csc.nnz)
     csc.indices, csc.indptr = csc.indices.astype(dtype, copy=False), csc.indptr.astype(dtype, copy=False)
     return csc
 
 
-def _check_structure(weights: Any) -> None:
-    # scipy reads out of bounds, and the process dies, where a compressed matrix has an index out of range.
-    check = getattr(weights, "check_format", None)
-    if check is not None:
-        try:
-            check(full_check=True)
-        except ValueError as error:
-            raise NetworkError(f"weights are no valid {weights.format.upper()} matrix: {error}") from error
-
-
-def _check_finite(csc: scipy.sparse.csc_array) -> None:
-    wrong = np.flatnonzero(~np.isfinite(csc.data))
-    if wrong.size:
-        first = int(wrong[0])
-        column = int(np.searchsorted(csc.indptr, first, side="right")) - 1
-        raise NetworkError(
-            f"weight of input {csc.indices[first]}, output {column} is {csc.data[first]}, expected a finite float32"
-        )
-
-
 def _bias(bias: ArrayLike, outputs: int) -> NDArray[np.float32]:
-    array = np.asarray(bias)
+    try:
+        array = np.asarray(bias)
+    except ValueError as error:
+        raise NetworkError(f"bias is no array: {error}") from error
     if array.dtype.kind not in "fiub":
         raise NetworkError(f"bias is of type {array.dtype}, expected real numbers")
     if array.shape not in ((), (outputs,)):
@@ -296,3 +286,12 @@ def _bias(bias: ArrayLike, outputs: int) -> NDArray[np.float32]:
     if wrong.size:
         raise NetworkError(f"bias of output {wrong[0]} is {full[wrong[0]]}, expected a finite float32")
     return full
+
+
+def _is_cap(cap: Any) -> bool:
+    try:
+        with np.errstate(over="ignore", under="ignore"):
+            value = np.float32(cap)
+        return bool(np.isfinite(value) and value > 0)
+    except (TypeError, ValueError):
+        return False

@@ -1,0 +1,132 @@
+"""`info`, `plan` and `visualize`: what there is and what would be done."""
+
+import json
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import click
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from taskgraph_dnn import executors
+from taskgraph_dnn.cli.job import Job, job_options
+from taskgraph_dnn.config import settings
+from taskgraph_dnn.dump import write_graph
+from taskgraph_dnn.errors import PlanError
+from taskgraph_dnn.io import read_network
+from taskgraph_dnn.io.atomic import atomic_path
+from taskgraph_dnn.kernels import kernel_names, kernel_problem
+from taskgraph_dnn.plan import Plan, make_plan
+
+_PACKAGES = (
+    "taskgraph-dnn",
+    "dask",
+    "distributed",
+    "numpy",
+    "scipy",
+    "numba",
+    "pyarrow",
+    "safetensors",
+    "scikit-learn",
+)
+
+
+@click.command()
+@job_options()
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan to this file."
+)
+def plan(job: Job, json_file: Path | None) -> None:
+    """Show how a network would be run: partitions, spans of layers, kernels."""
+    made = _plan(job)
+    click.echo(str(made))
+    if json_file is not None:
+        with atomic_path(json_file) as unfinished:
+            unfinished.write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+
+@click.command()
+@click.argument("output", type=click.Path(path_type=Path))
+@job_options()
+def visualize(job: Job, output: Path) -> None:
+    """Draw the task graph, a node for each layer and partition, to OUTPUT: .svg, .dot or .json."""
+    made = _plan(job)
+    write_graph(made, output)
+    click.echo(f"{output}: {made.nodes:,} nodes, {len(made.layers):,} layers x {len(made.partitions):,} partitions")
+
+
+@click.command()
+@click.option("--network", type=click.Path(path_type=Path), help="Show what is in this network.")
+def info(network: Path | None) -> None:
+    """Show this machine, the kernels that can be used on it, and what is in a network."""
+    console = Console()
+    if network is not None:
+        console.print(_network_table(network))
+    console.print(_machine_table())
+    console.print(_kernel_table())
+
+
+def _plan(job: Job) -> Plan:
+    network = job.load_network()
+    samples = job.samples
+    if job.images is not None:
+        samples = job.load_images(network.inputs).shape[0]
+    if samples is None:
+        raise PlanError("give --samples or --images")
+    with executors.connected(job.scheduler):
+        return make_plan(network, samples, settings(), threads=executors.thread_count())
+
+
+def _network_table(path: Path) -> Table:
+    found = read_network(path)
+    table = Table("layer", "inputs", "outputs", "nnz", "density", "activation", title=f"{path}", title_justify="left")
+    last: tuple[str, ...] = ()
+    for number, layer in enumerate(found, start=1):
+        cap = "" if layer.cap is None else f", at most {layer.cap:g}"
+        density = layer.nnz / (layer.inputs * layer.outputs)
+        row = (f"{layer.inputs:,}", f"{layer.outputs:,}", f"{layer.nnz:,}", f"{density:.2%}", layer.activation + cap)
+        if row != last:
+            table.add_row(str(number), *row)
+            last = row
+    table.caption = (
+        f"{len(found):,} layers, {found.nnz:,} edges, {found.nbytes / 2**20:,.1f} MiB, digest {found.digest}"
+    )
+    return table
+
+
+def _machine_table() -> Table:
+    table = Table(show_header=False, title="machine", title_justify="left")
+    table.add_row("processor", _processor())
+    table.add_row(
+        "cores", f"{os.cpu_count()}, of which this process may use {len(psutil.Process().cpu_affinity() or [])}"
+    )
+    table.add_row("memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
+    table.add_row("system", f"{platform.platform()}, Python {platform.python_version()}")
+    table.add_row("packages", ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))
+    return table
+
+
+def _kernel_table() -> Table:
+    table = Table("kernel", "can be used", title="kernels", title_justify="left")
+    for name in kernel_names():
+        table.add_row(name, kernel_problem(name) or "yes")
+    return table
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"

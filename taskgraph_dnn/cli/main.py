@@ -1,0 +1,31 @@
+"""The command group: its subcommands, and how its errors reach the user."""
+
+from typing import Any
+
+import click
+
+import taskgraph_dnn
+from taskgraph_dnn.cli.files import convert, generate
+from taskgraph_dnn.cli.look import info, plan, visualize
+from taskgraph_dnn.cli.run import run, verify
+from taskgraph_dnn.errors import TaskgraphError
+
+
+class _Group(click.Group):
+    """A group that turns our errors into one line and exit status 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TaskgraphError as error:
+            raise click.ClickException(str(error)) from error
+
+
+@click.group("taskgraph-dnn", cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(taskgraph_dnn.__version__, prog_name="taskgraph-dnn")
+def main() -> None:
+    """Inference for large sparse neural networks as a Dask task graph."""
+
+
+for command in (run, verify, plan, visualize, generate, convert, info):
+    main.add_command(command)

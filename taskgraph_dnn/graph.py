@@ -1,0 +1,152 @@
+"""From plan to task graph: the only module that knows Dask's expressions and task specification.
+
+    inputs-TOKEN, p                        rows of partition p: data, or a task that checks a block of a Dask array
+    network-TOKEN                          the network, where it has no file that workers could read
+    layers-TOKEN, stop, p                  a span of layers, up to layer `stop`, of partition p
+    inferenceresult-TOKEN                  all partitions, joined
+
+Two expressions make it. `InferencePartitions` is what a collection holds: its keys are the last span of every
+partition. `InferenceResult` is what `compute` asks for: one key, the joined result. An expression is sent to a cluster
+as it is, and the graph is built where the scheduler runs.
+
+The methods with underscores are Dask's expression protocol (`dask._expr.Expr`).
+"""
+
+from typing import Any
+
+from dask._expr import Expr, HLGExpr
+from dask._task_spec import DataNode, List, Task, TaskRef
+from dask.tokenize import tokenize
+
+from taskgraph_dnn.inputs import checked_rows, row_slice
+from taskgraph_dnn.network import Network
+from taskgraph_dnn.result import collect
+from taskgraph_dnn.spans import Span, run_span
+
+
+class _Partitions(Expr):  # type: ignore[misc]
+    """Partitions of an inference, which `compute` joins."""
+
+    _determ_token: str
+
+    def _identity(self) -> Any:
+        """What the expression's name is made from: equal identities mean equal results."""
+        raise NotImplementedError
+
+    def __dask_tokenize__(self) -> str:
+        if not self._determ_token:
+            self._determ_token = tokenize(type(self).__name__, self._identity(), ensure_deterministic=True)
+        return self._determ_token
+
+    def finalize_compute(self) -> "InferenceResult":
+        """Return the expression that `compute` evaluates; Dask wants it to have one key."""
+        return InferenceResult(self, self.plan, self.read_seconds, self.prepare_seconds)
+
+
+class InferencePartitions(_Partitions):
+    """One inference, a key for each partition.
+
+    Operands:
+        network: a `Network`, or the `NetworkSource` to read it from.
+        inputs: checked rows (CSR or dense, samples x inputs), or the expression of a Dask array with one block of all
+            inputs for each partition.
+        plan: the `Plan`.
+        read_seconds, prepare_seconds: what came before the run, for the result; no part of the expression's name.
+    """
+
+    _parameters = ["network", "inputs", "plan", "read_seconds", "prepare_seconds"]  # noqa: RUF012
+
+    def _identity(self) -> Any:
+        return self.network.digest, self.inputs, self.plan
+
+    def __dask_keys__(self) -> list[Any]:
+        return [self._span_key(len(self.plan.layers), p) for p in range(len(self.plan.partitions))]
+
+    def _span_key(self, stop: int, partition: int) -> tuple[str, int, int]:
+        return (f"layers-{self.deterministic_token}", stop, partition)
+
+    def _layer(self) -> dict[Any, Any]:
+        nodes = self._input_nodes()
+        network: Any = self.network
+        if isinstance(network, Network):
+            node = DataNode(f"network-{self.deterministic_token}", network)
+            nodes.append(node)
+            network = TaskRef(node.key)
+        for partition in range(len(self.plan.partitions)):
+            before = TaskRef(nodes[partition].key)
+            for first, stop in self.plan.spans:
+                span = self._span(partition, first, stop)
+                task = Task(self._span_key(stop, partition), run_span, before, network, span)
+                nodes.append(task)
+                before = TaskRef(task.key)
+        return {node.key: node for node in nodes}
+
+    def _input_nodes(self) -> list[Any]:
+        name = f"inputs-{self.deterministic_token}"
+        if not isinstance(self.inputs, Expr):
+            return [
+                DataNode((name, p), row_slice(self.inputs, first, stop))
+                for p, (first, stop) in enumerate(self.plan.partitions)
+            ]
+        width = self.plan.layers[0].inputs
+        blocks = [key for row in self.inputs.__dask_keys__() for key in row]
+        return [
+            Task((name, p), checked_rows, TaskRef(block), width, first)
+            for p, (block, (first, _)) in enumerate(zip(blocks, self.plan.partitions, strict=True))
+        ]
+
+    def _span(self, partition: int, first: int, stop: int) -> Span:
+        kernels = tuple(layer.kernel for layer in self.plan.layers[first:stop])
+        return Span(str(self.deterministic_token), partition, first, stop, kernels, self.plan.lanes)
+
+
+class PersistedPartitions(_Partitions):
+    """An inference whose partitions are in memory, here or on a cluster.
+
+    Operands:
+        results: partition key to its `Finished` value or future.
+        plan, read_seconds, prepare_seconds: as of the inference.
+    """
+
+    _parameters = ["results", "plan", "read_seconds", "prepare_seconds"]  # noqa: RUF012
+
+    def _identity(self) -> Any:
+        return list(self.results)
+
+    def __dask_keys__(self) -> list[Any]:
+        return list(self.results)
+
+    def _layer(self) -> dict[Any, Any]:
+        return dict(self.results)
+
+
+class InferenceResult(Expr):  # type: ignore[misc]
+    """The result of an inference: one key. Operands as of `InferencePartitions`, whose partitions it joins."""
+
+    _parameters = ["partitions", "plan", "read_seconds", "prepare_seconds"]  # noqa: RUF012
+
+    def __dask_tokenize__(self) -> str:
+        token: str = tokenize(type(self).__name__, self.partitions)
+        return token
+
+    def __dask_keys__(self) -> list[Any]:
+        return [self._name]
+
+    def _layer(self) -> dict[Any, Any]:
+        finished = List(*(TaskRef(key) for key in self.partitions.__dask_keys__()))
+        return {self._name: Task(self._name, collect, finished, self.plan, self.read_seconds, self.prepare_seconds)}
+
+
+def array_expr(array: Any) -> Expr:
+    """Return the expression of a Dask array."""
+    expr = getattr(array, "expr", None)
+    if isinstance(expr, Expr):
+        return expr
+    # An array on a HighLevelGraph: its expression would get a random name, which would be ours in turn.
+    return HLGExpr(
+        array.dask,
+        array.__dask_optimize__,
+        array.__dask_keys__(),
+        array.__dask_postcompute__(),
+        _determ_token=tokenize(array),
+    )

@@ -1,0 +1,138 @@
+"""Networks and inputs in and out of files, one module a format.
+
+`read_network` and `read_images` choose the format by what a path is; the other functions are for one format.
+"""
+
+import os
+import re
+from pathlib import Path
+from types import EllipsisType
+from typing import Any
+
+import scipy.sparse
+
+from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.io import challenge as _challenge
+from taskgraph_dnn.io import matrixmarket as _matrixmarket
+from taskgraph_dnn.io.challenge import read_challenge_network, write_challenge_network
+from taskgraph_dnn.io.matrixmarket import read_matrix_market, read_matrix_market_images, write_matrix_market
+from taskgraph_dnn.io.packed import PackedFile, read_packed, write_packed
+from taskgraph_dnn.io.samples import read_categories, read_challenge_images, write_categories, write_challenge_images
+from taskgraph_dnn.io.streams import Progress
+from taskgraph_dnn.network import Network
+
+__all__ = [
+    "PackedFile",
+    "Progress",
+    "read_categories",
+    "read_challenge_images",
+    "read_challenge_network",
+    "read_images",
+    "read_matrix_market",
+    "read_matrix_market_images",
+    "read_network",
+    "read_packed",
+    "write_categories",
+    "write_challenge_images",
+    "write_challenge_network",
+    "write_matrix_market",
+    "write_packed",
+]
+
+_NETWORKS = (
+    "a packed file (.safetensors), a Graph Challenge archive (.tar.gz, .tgz) or folder (n1024-l1.tsv, ...), "
+    "or a Matrix Market file (.mtx, .mtx.gz) or folder (layer-1.mtx, ...)"
+)
+_IMAGES = "a Graph Challenge file (.tsv, .tsv.gz) or a Matrix Market file (.mtx, .mtx.gz)"
+
+
+def read_network(
+    path: str | os.PathLike[str],
+    *,
+    neurons: int | None = None,
+    layers: int | None = None,
+    bias: float | None = None,
+    activation: str | None = None,
+    cap: float | EllipsisType | None = ...,
+    check_edges: bool = True,
+    progress: Progress | None = None,
+) -> Network:
+    """Read a network in any format that this package knows.
+
+    Args:
+        path: a packed file, or an archive or folder of text files.
+        neurons: neurons of the network's input; None takes what the file says.
+        layers: how many layers, from the first; None takes all.
+        bias: the bias of all neurons; None takes the format's: the challenge's, or 0 for Matrix Market.
+        activation: the activation of all layers; None takes "relu".
+        cap: the activation's upper bound, or None; left out, the format's: the challenge's 32, or none.
+        check_edges: refuse a Graph Challenge layer of an official size that has not 32 edges a neuron.
+        progress: called after each layer with the layers read and all layers, or None where these are not known.
+
+    Raises:
+        FileFormatError: the path is nothing that can be read, or a file is damaged.
+        NetworkError: an argument is out of range, or given for a packed file, which has its own.
+        MissingDependencyError: the format needs a package that is not installed.
+    """
+    path = Path(path)
+    given: dict[str, Any] = {
+        name: value for name, value in (("bias", bias), ("activation", activation)) if value is not None
+    }
+    if cap is not ...:
+        given["cap"] = cap
+    if path.suffix == ".safetensors":
+        network = _read_packed(path, layers, given)
+    elif path.name.endswith((".tar.gz", ".tgz")) or _holds(path, _challenge.LAYER_FILE):
+        if given.pop("activation", "relu") != "relu":
+            raise NetworkError(f"activation is {activation!r}, but a Graph Challenge network has relu")
+        network = read_challenge_network(path, neurons, layers, check_edges=check_edges, progress=progress, **given)
+    elif path.name.endswith((".mtx", ".mtx.gz")) or _holds(path, _matrixmarket.LAYER_FILE):
+        network = read_matrix_market(path, layers, progress=progress, **given)
+    else:
+        raise FileFormatError(f"{path} {_trouble(path)}; a network can be read from {_NETWORKS}")
+    if neurons not in (None, network.inputs):
+        raise FileFormatError(f"{path} has {network.inputs} neurons, expected {neurons}")
+    return network
+
+
+def _read_packed(path: Path, layers: int | None, given: dict[str, Any]) -> Network:
+    if given:
+        name, value = next(iter(given.items()))
+        raise NetworkError(f"{path} holds its own {name}, so {name}={value} cannot be given")
+    return read_packed(path, layers)
+
+
+def _holds(path: Path, layer_file: re.Pattern[str]) -> bool:
+    return path.is_dir() and any(layer_file.fullmatch(file.name) for file in path.iterdir())
+
+
+def _trouble(path: Path) -> str:
+    return "is of no known format" if path.exists() else "does not exist"
+
+
+def read_images(path: str | os.PathLike[str], neurons: int, samples: int | None = None) -> scipy.sparse.csr_array:
+    """Read input samples in any format that this package knows.
+
+    Args:
+        path: the file.
+        neurons: inputs of the network.
+        samples: how many samples; None takes what the file says.
+
+    Returns:
+        float32, samples x neurons; its attribute `read_seconds` says what reading took.
+
+    Raises:
+        FileFormatError: the path is nothing that can be read, or the file is damaged or does not fit `neurons`.
+        InputError: see `read_challenge_images`.
+        MissingDependencyError: the format needs a package that is not installed.
+    """
+    path = Path(path)
+    if path.name.endswith((".tsv", ".tsv.gz")):
+        return read_challenge_images(path, neurons, samples)
+    if not path.name.endswith((".mtx", ".mtx.gz")):
+        raise FileFormatError(f"{path} {_trouble(path)}; inputs can be read from {_IMAGES}")
+    images = read_matrix_market_images(path)
+    expected = images.shape[0] if samples is None else samples, neurons
+    if images.shape != expected:
+        raise FileFormatError(f"{path} has {images.shape} samples and neurons, expected {expected}")
+    return images

@@ -1,0 +1,86 @@
+"""What the layouts of one file a layer share: numbered files without gaps, and one bias and activation for all."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.network import Network
+
+
+@dataclass(frozen=True)
+class LayerFile:
+    """The file of one layer.
+
+    Attributes:
+        stem: what the names of all layers of one network start with.
+        layer: the layer's number, from 1.
+        place: the file's name, for messages.
+        read: returns the file's bytes, decompressed.
+    """
+
+    stem: str
+    layer: int
+    place: str
+    read: Callable[[], bytes]
+
+
+def select(
+    files: Iterable[LayerFile], path: Path, example: str, *, stem: str | None, layers: int | None
+) -> Iterator[LayerFile]:
+    """Yield the files of layers 1 to `layers` (all, if None) of the network `stem` (the only one, if None).
+
+    Args:
+        files: the files that `path` holds, in any order.
+        path: a folder or an archive.
+        example: the name of a first layer, for messages.
+        stem: what the names of the wanted network start with.
+        layers: how many layers.
+
+    Raises:
+        FileFormatError: a layer is missing or comes twice, or there are files of another network and `stem` is None.
+        NetworkError: `layers` is no positive number.
+    """
+    if layers is not None and layers < 1:
+        raise NetworkError(f"cannot read {layers} layers, expected at least 1")
+    found: dict[int, str] = {}  # names only: a file of an archive carries its content
+    expected = stem
+    for file in files:
+        expected = expected or file.stem
+        if file.stem != expected:
+            if stem is None:
+                raise FileFormatError(f"{path} holds more than one network: {expected}... and {file.stem}...")
+            continue
+        if layers is not None and file.layer > layers:
+            continue
+        if file.layer in found:
+            raise FileFormatError(f"{path} holds layer {file.layer} twice: {found[file.layer]} and {file.place}")
+        found[file.layer] = file.place
+        yield file
+    if expected is None:
+        raise FileFormatError(f"{path} holds no file like {example}")
+    missing = set(range(1, (layers or max(found, default=1)) + 1)) - found.keys()
+    if missing:
+        raise FileFormatError(f"{path}: {expected}{min(missing)}{Path(example).suffix} is missing")
+
+
+def require_uniform(network: Network, layout: str) -> None:
+    """Check that all layers have one bias, activation and cap, as a layout must that stores weights alone.
+
+    Raises:
+        NetworkError: a layer differs.
+    """
+    first = network[0]
+    bias = first.bias[0]
+    for number, layer in enumerate(network, start=1):
+        other = layer.bias[layer.bias != bias]
+        if other.size:
+            fault = f"layer {number} has bias {other[0]}, but layer 1 has {bias}"
+        elif (layer.activation, layer.cap) != (first.activation, first.cap):
+            fault = (
+                f"layer {number} has {layer.activation} with cap {layer.cap}, "
+                f"but layer 1 has {first.activation} with cap {first.cap}"
+            )
+        else:
+            continue
+        raise NetworkError(f"{fault}, which {layout} cannot hold: write a packed file")

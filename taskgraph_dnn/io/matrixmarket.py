@@ -1,0 +1,142 @@
+"""Networks and inputs in Matrix Market files, `.mtx` or `.mtx.gz`: a file holds one matrix."""
+
+import io
+import os
+import re
+import time
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse
+
+from taskgraph_dnn.errors import FileFormatError
+from taskgraph_dnn.io.atomic import atomic_folder
+from taskgraph_dnn.io.layout import LayerFile, require_uniform, select
+from taskgraph_dnn.io.streams import Progress, map_ahead, read_bytes
+from taskgraph_dnn.network import Layer, Network
+
+LAYER_FILE = re.compile(r"(.*-l|layer-)([1-9][0-9]*)\.mtx(\.gz)?")
+
+# scipy takes 1,5 for 1 and 0x10 for 0: it reads a number as far as it goes and skips the rest of the line.
+_NUMBER_BYTES = b"0123456789+-.eE \t\r\n"
+
+
+def read_matrix_market(
+    path: str | os.PathLike[str],
+    layers: int | None = None,
+    *,
+    bias: float = 0.0,
+    activation: str = "relu",
+    cap: float | None = None,
+    progress: Progress | None = None,
+) -> Network:
+    """Read a network whose layers are Matrix Market files of inputs x outputs.
+
+    Args:
+        path: one file, for one layer, or a folder with `layer-{k}.mtx` or `{name}-l{k}.mtx`, k from 1 without gaps;
+            each may be compressed, `.mtx.gz`.
+        layers: how many layers, from the first; None takes all.
+        bias: the bias of all neurons.
+        activation: the activation of all layers.
+        cap: the activation's upper bound, or None.
+        progress: called after each layer with the layers read and all layers.
+
+    Raises:
+        FileFormatError: a layer is missing, or a file is damaged or holds something else than finite real numbers.
+        NetworkError: the layers do not fit, or an argument is out of range.
+    """
+    start = time.perf_counter()
+    path = Path(path)
+    files = list(_layer_files(path, layers))
+    read: list[Layer] = []
+    for layer in map_ahead(partial(_read_layer, bias=bias, activation=activation, cap=cap), files):
+        read.append(layer)
+        if progress is not None:
+            progress(len(read), len(files))
+    network = Network(read, read_seconds=time.perf_counter() - start)
+    return network if layers is None else network.head(layers)
+
+
+def _layer_files(path: Path, layers: int | None) -> Iterable[LayerFile]:
+    if not path.is_dir():
+        return [LayerFile("", 1, path.name, partial(read_bytes, path))]
+    matches = [(match, file) for file in path.iterdir() if (match := LAYER_FILE.fullmatch(file.name))]
+    files = [LayerFile(match[1], int(match[2]), file.name, partial(read_bytes, file)) for match, file in matches]
+    files.sort(key=lambda file: (file.layer, file.place))
+    return select(files, path, "layer-1.mtx", stem=None, layers=layers)
+
+
+def _read_layer(file: LayerFile, *, bias: float, activation: str, cap: float | None) -> Layer:
+    return Layer(_parse(file.read(), file.place), bias=bias, activation=activation, cap=cap)
+
+
+def read_matrix_market_images(path: str | os.PathLike[str]) -> scipy.sparse.csr_array:
+    """Read inputs from a Matrix Market file of samples x neurons.
+
+    Returns:
+        float32, with sorted columns and no stored zeros; its attribute `read_seconds` says what reading took.
+
+    Raises:
+        FileFormatError: the file is damaged or holds something else than finite real numbers.
+    """
+    start = time.perf_counter()
+    path = Path(path)
+    images = _parse(read_bytes(path), path.name).tocsr()
+    images.eliminate_zeros()
+    images.read_seconds = time.perf_counter() - start
+    return images
+
+
+def _parse(content: bytes, place: str) -> scipy.sparse.csc_array:
+    from scipy.io import mmread  # takes as long to import as the rest of the package
+
+    if not content.endswith(b"\n"):
+        raise FileFormatError(f"{place} is cut off after {content[-40:]!r}, expected a newline at its end")
+    _check_text(content, place)
+    try:
+        matrix = mmread(io.BytesIO(content), spmatrix=False)
+    except (ValueError, OverflowError) as error:
+        raise FileFormatError(f"{place}: {error}") from error
+    if matrix.dtype.kind == "c" or 0 in matrix.shape:
+        raise FileFormatError(f"{place} is {matrix.dtype} of shape {matrix.shape}, expected a matrix of real numbers")
+    with np.errstate(over="ignore"):  # an overflow to inf is reported below
+        csc = scipy.sparse.csc_array(matrix, dtype=np.float32)
+    if scipy.sparse.issparse(matrix) and csc.nnz < matrix.nnz:
+        raise FileFormatError(f"{place} has {matrix.nnz} entries, of which only {csc.nnz} are at different places")
+    if not np.isfinite(csc.data).all():
+        raise FileFormatError(f"{place} holds a number that is too large for a float32")
+    return csc
+
+
+def _check_text(content: bytes, place: str) -> None:
+    for number, line in enumerate(content.splitlines(), start=1):
+        strange = b"" if line.startswith(b"%") else line.translate(None, _NUMBER_BYTES)
+        if strange:
+            raise FileFormatError(f"{place} line {number}: {line[:40]!r}, expected numbers")
+
+
+def write_matrix_market(network: Network, folder: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
+    """Write a folder with `layer-{k}.mtx`, k from 1; reading it gives the same weights, bit for bit.
+
+    Bias, activation and cap are not written: the reader must be told.
+
+    Args:
+        network: layers with one bias, activation and cap for all of them.
+        folder: a new or empty folder; it appears when all is written.
+        progress: called after each layer with the layers written and all layers.
+
+    Raises:
+        NetworkError: the network cannot be written in this layout.
+        FileFormatError: the folder exists and is not empty.
+    """
+    from scipy.io import mmwrite
+
+    require_uniform(network, "a folder of Matrix Market files")
+    with atomic_folder(folder) as draft:
+        for number, layer in enumerate(network, start=1):
+            with (draft / f"layer-{number}.mtx").open("wb") as stream:
+                mmwrite(stream, layer.weights, symmetry="general")
+            if progress is not None:
+                progress(number, len(network))

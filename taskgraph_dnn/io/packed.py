@@ -1,0 +1,256 @@
+"""Networks in one binary file, opened in no time because its arrays are used where they lie.
+
+The file is in the safetensors format. The tensors `layers.{k}.indptr`, `.indices` and `.data`, with k from 0, are the
+weights of a layer in CSC, and `layers.{k}.bias` is its bias. The metadata hold what is no array: format, version, the
+network's digest, and `layers`, a JSON list with the shape, activation, cap and digest of each layer.
+"""
+
+import json
+import os
+import struct
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.io.atomic import atomic_path
+from taskgraph_dnn.io.streams import Progress
+from taskgraph_dnn.network import Layer, Network, network_digest
+
+FORMAT = "taskgraph-dnn"
+VERSION = "1"
+
+_DTYPES: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4")}
+_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_DATA_ALIGNMENT = 64  # bytes, a cache line: where the first tensor starts
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """Where a network can be read again: a packed file that every reader finds under the same path.
+
+    Attributes:
+        path: the file's absolute path.
+        digest: the network's digest.
+        layers: how many of the file's layers, from the first, make the network.
+    """
+
+    path: str
+    digest: str
+    layers: int
+
+    def open(self) -> Network:
+        """Return the network, without hashing it again; a process opens the same file only once.
+
+        Raises:
+            FileFormatError: the file is gone, or holds another network by now.
+        """
+        try:
+            status = Path(self.path).stat()
+        except OSError as error:
+            raise FileFormatError(f"cannot read {self.path}: {error}") from error
+        return _open(self, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=8)
+def _open(file: PackedFile, modified_ns: int, nbytes: int) -> Network:  # noqa: ARG001, a changed file is opened again
+    network = read_packed(file.path, file.layers, verify=False)
+    if network.digest != file.digest:
+        raise FileFormatError(f"{file.path} holds the network {network.digest}, expected {file.digest}")
+    return network
+
+
+def write_packed(network: Network, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
+    """Write a network to a packed file, array by array, without a copy of them in memory.
+
+    Args:
+        network: any network.
+        path: the file; it appears when all is written.
+        progress: called after each layer with the layers written and all layers.
+
+    Raises:
+        FileFormatError: the file cannot be there.
+    """
+    tensors = [(f"layers.{k}.{name}", k, array) for k, layer in enumerate(network) for name, array in _arrays(layer)]
+    # The format allows no gaps, so the widest types go first: then each tensor is aligned to its own type.
+    tensors.sort(key=lambda tensor: -tensor[2].itemsize)
+    with atomic_path(path) as draft, draft.open("wb") as stream:
+        stream.write(_header(network, [(name, array) for name, _, array in tensors]))
+        for name, k, array in tensors:
+            stream.write(np.ascontiguousarray(array).data)
+            if progress is not None and name.endswith(".bias"):
+                progress(k + 1, len(network))
+
+
+def _arrays(layer: Layer) -> Iterator[tuple[str, NDArray[Any]]]:
+    yield "indptr", layer.weights.indptr
+    yield "indices", layer.weights.indices
+    yield "data", layer.weights.data
+    yield "bias", layer.bias
+
+
+def _header(network: Network, tensors: list[tuple[str, NDArray[Any]]]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": _metadata(network)}
+    offset = 0
+    for name, array in tensors:
+        end = offset + array.nbytes
+        header[name] = {"dtype": _DTYPE_NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-(8 + len(text)) % _DATA_ALIGNMENT)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _metadata(network: Network) -> dict[str, str]:
+    layers = [
+        {
+            "shape": [layer.inputs, layer.outputs],
+            "activation": layer.activation,
+            "cap": layer.cap,
+            "digest": layer.digest,
+        }
+        for layer in network
+    ]
+    return {"format": FORMAT, "version": VERSION, "digest": network.digest, "layers": json.dumps(layers)}
+
+
+def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, verify: bool = True) -> Network:
+    """Open a packed file; the network's arrays are read-only views of the file, loaded when they are used.
+
+    Args:
+        path: the file.
+        layers: how many layers, from the first; None takes all.
+        verify: hash every layer and check its structure. Without it, the file must be one that was verified before.
+
+    Raises:
+        FileFormatError: the file is no packed network, of another version, or damaged.
+        NetworkError: the file has fewer than `layers` layers.
+    """
+    start = time.perf_counter()
+    path = Path(path)
+    tensors = _Tensors.open(path)
+    described = _described_layers(path, tensors.header.get("__metadata__") or {})
+    if layers is None:
+        layers = len(described)
+    if not 1 <= layers <= len(described):
+        raise NetworkError(f"cannot read {layers} layers of {path}, which has {len(described)}")
+    described = described[:layers]
+    digest = network_digest(layer.digest for layer in described)
+    try:
+        read = [tensors.layer(k, layer, verify) for k, layer in enumerate(described)]
+        source = PackedFile(str(path.absolute()), digest, layers)
+        return Network(read, source=source, read_seconds=time.perf_counter() - start)
+    except (NetworkError, TypeError, ValueError) as error:  # what the file says of its layers is not possible
+        raise FileFormatError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Described:
+    """A layer as the metadata describe it."""
+
+    shape: tuple[int, int]
+    activation: str
+    cap: float | None
+    digest: str
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != 2 or not all(isinstance(size, int) and size > 0 for size in self.shape):
+            raise ValueError(f"shape {self.shape}")
+
+
+def _described_layers(path: Path, metadata: dict[str, str]) -> list[_Described]:
+    for key, expected in (("format", FORMAT), ("version", VERSION)):
+        if metadata.get(key) != expected:
+            raise FileFormatError(f"{path} has {key} {metadata.get(key)}, this package reads {key} {expected}")
+    try:
+        layers = [_Described(**{**layer, "shape": tuple(layer["shape"])}) for layer in json.loads(metadata["layers"])]
+        digest = network_digest(layer.digest for layer in layers)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path} does not describe its layers: {error!r}") from error
+    if metadata.get("digest") != digest:
+        raise FileFormatError(f"{path} has the digest {metadata.get('digest')}, but its layers have {digest}")
+    return layers
+
+
+@dataclass(frozen=True)
+class _Tensors:
+    """The arrays of an open file: where they are, and the bytes that they are views of."""
+
+    path: Path
+    header: dict[str, Any]
+    content: NDArray[np.uint8]
+
+    @classmethod
+    def open(cls, path: Path) -> "_Tensors":
+        try:
+            with safe_open(path, framework="numpy"):  # checks the header, and that the tensors fill the file exactly
+                pass
+            raw = np.asarray(np.memmap(path, np.uint8, mode="r"))
+        except (SafetensorError, OSError) as error:
+            raise FileFormatError(f"cannot read {path} as a safetensors file: {error}") from error
+        start = 8 + struct.unpack("<Q", raw[:8].data)[0]
+        return cls(path, json.loads(raw[8:start].tobytes()), raw[start:])
+
+    def get(self, name: str, size: int, *dtypes: str) -> NDArray[Any]:
+        """Return the view of a tensor that must have `size` elements of one of `dtypes`."""
+        tensor = self.header.get(name)
+        if tensor is None:
+            raise FileFormatError(f"{self.path}: tensor {name} is missing")
+        if tensor["dtype"] not in dtypes or tensor["shape"] != [size]:
+            found = f"{tensor['dtype']} of shape {tensor['shape']}"
+            raise FileFormatError(
+                f"{self.path}: tensor {name} is {found}, expected {' or '.join(dtypes)} of shape {[size]}"
+            )
+        first, end = tensor["data_offsets"]
+        return self.content[first:end].view(_DTYPES[tensor["dtype"]])
+
+    def layer(self, k: int, described: _Described, verify: bool) -> Layer:
+        """Return layer `k`, from 0."""
+        inputs, outputs = described.shape
+        indptr = self.get(f"layers.{k}.indptr", outputs + 1, "I32", "I64")
+        nnz = int(indptr[-1])
+        indices = self.get(f"layers.{k}.indices", nnz, _DTYPE_NAMES[indptr.dtype])
+        data = self.get(f"layers.{k}.data", nnz, "F32")
+        bias = self.get(f"layers.{k}.bias", outputs, "F32")
+        if verify:
+            _check_structure(f"{self.path}: layer {k + 1}", inputs, indptr, indices)
+            _check_numbers(f"{self.path}: layer {k + 1}", data, bias)
+        layer = Layer.from_csc_arrays(
+            described.shape,
+            indptr,
+            indices,
+            data,
+            bias=bias,
+            activation=described.activation,
+            cap=described.cap,
+            digest=None if verify else described.digest,
+        )
+        if layer.digest != described.digest:
+            raise FileFormatError(
+                f"{self.path}: layer {k + 1} has the digest {layer.digest}, expected {described.digest}"
+            )
+        return layer
+
+
+def _check_structure(place: str, inputs: int, indptr: NDArray[Any], indices: NDArray[Any]) -> None:
+    if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
+        raise FileFormatError(f"{place}: the column pointers do not rise from 0")
+    if indices.size and not 0 <= indices.min() <= indices.max() < inputs:
+        raise FileFormatError(f"{place}: row numbers {indices.min()} to {indices.max()}, expected 0 to {inputs - 1}")
+    rises = indices[1:] > indices[:-1]
+    starts = indptr[1:-1]
+    rises[starts[(starts > 0) & (starts < indices.size)] - 1] = True  # a new column may start at any row
+    if not rises.all():
+        raise FileFormatError(f"{place}: the row numbers of a column are not sorted")
+
+
+def _check_numbers(place: str, data: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
+    if not (np.isfinite(data).all() and data.all() and np.isfinite(bias).all()):
+        raise FileFormatError(f"{place}: a weight is not finite or is 0, or a bias is not finite")

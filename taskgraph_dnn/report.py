@@ -1,0 +1,55 @@
+"""Results as tables for people and as plain values for programs."""
+
+from typing import Any
+
+from rich.table import Table
+
+from taskgraph_dnn.checks import Check
+from taskgraph_dnn.result import Result
+
+
+def result_table(result: Result) -> Table:
+    """Return the answer and what it took, as a table for the terminal."""
+    plan, seconds = result.plan, result.seconds
+    table = Table(show_header=False)
+    table.add_row("samples", f"{result.samples:,}")
+    table.add_row("layers", f"{len(plan.layers):,}, {plan.nnz:,} edges")
+    table.add_row(
+        "tasks", f"{plan.tasks:,} ({len(plan.partitions):,} partitions x {len(plan.spans):,} spans of layers)"
+    )
+    table.add_row("kernel", ", ".join(sorted({layer.kernel for layer in plan.layers})))
+    table.add_row("categories", f"{len(result.categories):,} samples with a nonzero output")
+    table.add_section()
+    table.add_row("read", f"{seconds.read:.3f} s")
+    table.add_row("prepare", f"{seconds.prepare:.3f} s")
+    table.add_row("infer", f"{seconds.infer:.3f} s")
+    table.add_row("rate", f"{result.edges_per_second:.3g} edges/s (samples x edges / infer seconds)")
+    return table
+
+
+def check_table(checks: list[Check]) -> Table:
+    """Return the checks as a table for the terminal."""
+    table = Table("check", "verdict", "compared")
+    for check in checks:
+        verdict = "[green]agrees[/green]" if check.passed else "[red]DIFFERS[/red]"
+        table.add_row(check.name, verdict, check.detail)
+    return table
+
+
+def result_dict(result: Result, checks: list[Check]) -> dict[str, Any]:
+    """Return the answer, its plan and its times as plain values, ready for JSON; samples are numbered from 0."""
+    return {
+        "neurons": result.plan.layers[0].inputs,
+        "layers": len(result.plan.layers),
+        "samples": result.samples,
+        "edges": result.edges,
+        "multiply_adds": result.multiply_adds,
+        "read_seconds": result.seconds.read,
+        "prepare_seconds": result.seconds.prepare,
+        "infer_seconds": result.seconds.infer,
+        "edges_per_second": result.edges_per_second,
+        "categories": result.categories.tolist(),
+        "verified": all(check.passed for check in checks) if checks else None,
+        "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks],
+        "plan": result.plan.to_dict(),
+    }

@@ -1,0 +1,64 @@
+import dask.config
+import pytest
+
+from taskgraph_dnn.config import job_defaults, settings
+from taskgraph_dnn.errors import PlanError
+
+
+def test_defaults():
+    chosen = settings()
+    assert (chosen.partitions, chosen.kernel, chosen.strategy) == ("auto", "auto", "hybrid")
+    assert chosen.partition_bytes == 64 * 2**20
+
+
+def test_arguments_win_over_configuration():
+    with dask.config.set({"taskgraph-dnn.partitions": 7, "taskgraph-dnn.kernel": "scipy"}):
+        assert settings().partitions == 7
+        assert settings(partitions=3, kernel=None).partitions == 3
+        assert settings(kernel=None).kernel == "scipy"
+
+
+def test_the_environment_is_read(monkeypatch):
+    monkeypatch.setenv("DASK_TASKGRAPH_DNN__KERNEL", "scipy")
+    monkeypatch.setenv("DASK_TASKGRAPH_DNN__TASK_SECONDS", "0.5")
+    monkeypatch.setenv("DASK_TASKGRAPH_DNN__JOB__SAMPLES", "17")
+    before = dask.config.config.copy()
+    try:
+        dask.config.refresh()
+        assert settings().kernel == "scipy"
+        assert settings().task_seconds == 0.5
+        assert job_defaults()["samples"] == 17
+    finally:
+        dask.config.config.clear()
+        dask.config.config.update(before)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("partitions", 0, 'partitions is 0, expected a whole number of at least 1, or "auto"'),
+        ("partitions", -3, "partitions is -3"),
+        ("partitions", 2.5, "partitions is 2.5"),
+        ("partitions", True, "partitions is True"),
+        ("partitions", "many", "partitions is 'many'"),
+        ("task-seconds", 0, "task-seconds is 0, expected a number above 0"),
+        ("partition-bytes", "a lot", "partition-bytes is 'a lot'"),
+        ("partition-bytes", float("nan"), "partition-bytes is nan"),
+    ],
+)
+def test_values_out_of_range(name, value, message):
+    with dask.config.set({f"taskgraph-dnn.{name}": value}), pytest.raises(PlanError, match=message):
+        settings()
+
+
+def test_a_number_of_partitions_may_be_text():
+    assert settings(partitions="16").partitions == 16
+
+
+def test_unknown_names_are_refused_with_the_valid_ones():
+    with dask.config.set({"taskgraph-dnn.kernal": "scipy"}), pytest.raises(PlanError) as caught:
+        settings()
+    assert "unknown setting taskgraph-dnn.kernal, expected one of partitions, kernel" in str(caught.value)
+    with dask.config.set({"taskgraph-dnn.job.sample": 3}), pytest.raises(PlanError) as caught:
+        job_defaults()
+    assert "unknown setting taskgraph-dnn.job.sample, expected one of network" in str(caught.value)

@@ -1,0 +1,339 @@
+"""From `infer` to the result, on this process: against a dense float64 oracle, and as a Dask collection."""
+
+import itertools
+import pickle
+import threading
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import taskgraph_dnn as tg
+from taskgraph_dnn.errors import InputError, KernelError, PlanError
+from taskgraph_dnn.events import subscribed
+from tests.conftest import random_layer
+
+KERNELS = ["numba", "scipy"]
+
+
+@pytest.fixture
+def network(rng):
+    """Rectangular layers, a dense first one, biases of both kinds, a cap, and an identity at the end."""
+    return tg.Network(
+        [
+            random_layer(rng, 30, 20, density=1.0, cap=1.0),
+            random_layer(rng, 20, 50, cap=1.0),
+            random_layer(rng, 50, 50, bias=-0.05),
+            random_layer(rng, 50, 10, activation="identity", bias=0.1),
+        ]
+    )
+
+
+@pytest.fixture
+def rows(rng):
+    return scipy.sparse.random_array((100, 30), density=0.4, rng=rng, format="csr", dtype=np.float32)
+
+
+def oracle(network, rows):
+    """Dense float64, written for this test alone."""
+    y = (rows.toarray() if scipy.sparse.issparse(rows) else np.asarray(rows)).astype(np.float64)
+    for layer in network:
+        y = y @ layer.weights.toarray().astype(np.float64) + layer.bias.astype(np.float64)
+        if layer.activation == "relu":
+            y = np.maximum(y, 0)
+        if layer.cap is not None:
+            y = np.minimum(y, layer.cap)
+    return y
+
+
+def equal(a, b):
+    return a.shape == b.shape and (a != b).nnz == 0
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("strategy", ["hybrid", "data"])
+@pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+@pytest.mark.parametrize("partitions", [1, 3, 16, "auto"])
+def test_against_the_oracle(network, rows, kernel, strategy, scheduler, partitions):
+    with dask.config.set({"taskgraph-dnn.task-seconds": 1e-7}):
+        inference = tg.infer(network, rows, partitions=partitions, kernel=kernel, strategy=strategy)
+    result = inference.compute(scheduler=scheduler)
+    np.testing.assert_allclose(result.outputs.toarray(), oracle(network, rows), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(result.categories, np.flatnonzero(oracle(network, rows).any(axis=1)))
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=2, max_size=5),
+    samples=st.integers(0, 40),
+    partitions=st.integers(1, 50),
+    kernel=st.sampled_from(KERNELS),
+    seed=st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_random_networks(sizes, samples, partitions, kernel, seed):
+    rng = np.random.default_rng(seed)
+    network = tg.Network([random_layer(rng, a, b, cap=2.0) for a, b in itertools.pairwise(sizes)])
+    rows = scipy.sparse.random_array((samples, sizes[0]), density=0.5, rng=rng, format="csr")
+    result = tg.infer(network, rows, partitions=partitions, kernel=kernel).compute(scheduler="synchronous")
+    np.testing.assert_allclose(result.outputs.toarray(), oracle(network, rows), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_samples_bits_do_not_depend_on_the_cut(network, rows, kernel):
+    whole = tg.infer(network, rows, partitions=1, kernel=kernel, strategy="data").compute().outputs
+    for partitions in (2, 7, 100):
+        with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
+            assert equal(tg.infer(network, rows, partitions=partitions, kernel=kernel).compute().outputs, whole)
+    order = np.random.default_rng(1).permutation(100)
+    shuffled = tg.infer(network, rows[order], partitions=3, kernel=kernel).compute().outputs
+    assert equal(shuffled, whole[order])
+
+
+def test_every_form_of_input_gives_the_same(network, rows):
+    expected = tg.infer(network, rows).compute().outputs
+    dense = rows.toarray()
+    forms = [
+        scipy.sparse.csr_matrix(rows),
+        rows.tocsc(),
+        rows.tocoo(),
+        dense,
+        dense.astype(np.float64),
+        np.asfortranarray(dense),
+        np.repeat(dense, 2, axis=1)[:, ::2],
+        da.from_array(dense, chunks=(33, 30)),
+        da.from_array(dense, chunks=(40, 7)),
+        da.from_array(dense, chunks=(50, 30)).map_blocks(scipy.sparse.csr_array),
+    ]
+    for form in forms:
+        assert equal(tg.infer(network, form).compute().outputs, expected)
+
+
+def test_row_chunks_of_a_dask_array_are_the_partitions(network, rows):
+    array = da.from_array(rows.toarray(), chunks=((10, 0, 60, 30), 30))
+    inference = tg.infer(network, array)
+    assert inference.plan.partitions == ((0, 10), (10, 10), (10, 70), (70, 100))
+    assert equal(inference.compute().outputs, tg.infer(network, rows).compute().outputs)
+    assert len(tg.infer(network, array, partitions=5).plan.partitions) == 5
+
+
+def test_a_positive_bias_revives_dead_samples():
+    network = tg.Network([tg.Layer(np.eye(3), bias=-5), tg.Layer(np.eye(3), bias=[0, 2, 0], cap=1.0)])
+    result = tg.infer(network, np.ones((4, 3))).compute()
+    np.testing.assert_array_equal(result.categories, [0, 1, 2, 3])
+    np.testing.assert_array_equal(result.outputs.toarray(), [[0, 1, 0]] * 4)
+
+
+def test_categories_are_sorted_int64_from_0():
+    network = tg.Network([tg.Layer(np.eye(2), bias=-1)])
+    result = tg.infer(network, np.array([[0, 0], [3, 0], [1, 1], [0, 2]]), partitions=3).compute()
+    assert result.categories.dtype == np.int64
+    assert result.categories.tolist() == [1, 3]
+    assert isinstance(result.outputs, scipy.sparse.csr_array)
+    assert result.outputs.dtype == np.float32
+
+
+@pytest.mark.parametrize("empty", [np.zeros((0, 30)), scipy.sparse.csr_array((0, 30)), da.zeros((0, 30))])
+def test_no_samples_give_an_empty_result(network, empty):
+    result = tg.infer(network, empty).compute()
+    assert result.outputs.shape == (0, 10)
+    assert result.categories.size == 0
+    assert result.edges_per_second == 0
+    assert "0 samples" in repr(result)
+
+
+# Times and events.
+
+
+def test_seconds_and_rate(network, rows):
+    inference = tg.infer(tg.Network(network.layers, read_seconds=2.5), rows, partitions=2)
+    result = inference.compute()
+    assert result.seconds.read == 2.5
+    assert result.seconds.prepare > 0
+    starts, ends = [e.start for e in result.events], [e.end for e in result.events]
+    assert result.seconds.infer == max(ends) - min(starts) > 0
+    assert result.edges == 100 * network.nnz
+    assert result.edges_per_second == result.edges / result.seconds.infer
+    assert "read 2.5 s, prepare" in str(result.seconds)
+
+
+def test_each_layer_of_each_partition_is_done_once(network, rows):
+    seen = []
+    with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
+        inference = tg.infer(network, rows, partitions=3)
+    with subscribed(seen.append):
+        result = inference.compute()
+    done = [(e.partition, layer) for e in result.events for layer in range(e.first_layer, e.last_layer + 1)]
+    assert sorted(done) == [(p, layer) for p in range(3) for layer in range(1, 5)]
+    assert done == sorted(done)
+    assert sorted(map(repr, seen)) == sorted(map(repr, result.events))
+    assert len(result.events) == inference.plan.tasks
+    assert result.multiply_adds == result.edges
+    tg.infer(network, rows).compute()
+    assert len(seen) == len(result.events)
+
+
+def test_a_layer_is_packed_once(network, rows, monkeypatch):
+    from taskgraph_dnn import spans
+    from taskgraph_dnn.kernels import Kernel, load_kernel
+
+    scipy_kernel, packed = load_kernel("scipy"), []
+
+    def pack(layer):
+        packed.append((layer, threading.get_ident()))
+        return scipy_kernel.pack(layer)
+
+    counting = Kernel("scipy", pack, scipy_kernel.run, scipy_kernel.multiply_adds_per_second)
+    monkeypatch.setattr(spans, "load_kernel", lambda name: counting)
+    tg.infer(network, rows, partitions=8, kernel="scipy").compute()
+    assert len(packed) == len({id(layer) for layer, _ in packed}) == 4
+
+
+# Dask's collection protocol.
+
+
+def test_it_is_a_dask_collection(network, rows):
+    inference = tg.infer(network, rows, partitions=3)
+    assert dask.is_dask_collection(inference)
+    assert repr(inference) == "Inference(100 samples, 4 layers, 3 partitions)"
+    keys = inference.__dask_keys__()
+    assert len(keys) == 3
+    assert set(keys) <= set(inference.__dask_graph__())
+    from dask._expr import Expr
+    from dask.highlevelgraph import HighLevelGraph
+
+    assert isinstance(inference.expr, Expr)
+    assert not isinstance(inference.__dask_graph__(), HighLevelGraph)
+
+
+def test_nothing_runs_before_compute(network, rows):
+    seen = []
+    with subscribed(seen.append):
+        inference = tg.infer(network, rows)
+        repr(inference), str(inference.plan), inference.__dask_graph__()
+    assert not seen
+
+
+def test_equal_inputs_give_equal_keys(network, rows):
+    def keys(n, x, **options):
+        return tg.infer(n, x, **options).__dask_keys__()
+
+    twin = tg.Network([tg.Layer(y.weights, bias=y.bias, activation=y.activation, cap=y.cap) for y in network])
+    assert keys(network, rows) == keys(twin, rows.copy())
+    array = da.from_array(rows.toarray(), chunks=(40, 30))
+    assert keys(network, array) == keys(twin, da.from_array(rows.toarray(), chunks=(40, 30)))
+    other = rows.copy()
+    other.data[0] += 1
+    different = [
+        keys(network, rows),
+        keys(network, other),
+        keys(network.head(3), rows),
+        keys(network, rows, partitions=5),
+        keys(network, rows, kernel="scipy"),
+        keys(network, array),
+    ]
+    assert len({k[0][0] for k in different}) == len(different)
+    assert dask.tokenize.tokenize(tg.infer(network, rows)) == dask.tokenize.tokenize(tg.infer(twin, rows))
+
+
+def test_two_collections_compute_at_once(network, rows):
+    a, b = tg.infer(network, rows, partitions=2), tg.infer(network.head(2), rows)
+    first, second = dask.compute(a, b)
+    assert equal(first.outputs, a.compute().outputs)
+    assert equal(second.outputs, b.compute().outputs)
+    nested = dask.compute({"both": [a, b]})[0]["both"]
+    assert equal(nested[1].outputs, second.outputs)
+
+
+def test_persist_runs_once(network, rows):
+    seen = []
+    with subscribed(seen.append):
+        persisted = tg.infer(network, rows, partitions=3).persist()
+        ran = len(seen)
+        result = persisted.compute()
+    assert ran == len(seen) == 3
+    assert isinstance(persisted, tg.Inference)
+    assert equal(result.outputs, tg.infer(network, rows).compute().outputs)
+    (again,) = dask.persist(persisted)
+    assert equal(again.compute().outputs, result.outputs)
+
+
+def test_it_works_inside_other_dask_graphs(network, rows):
+    counted = dask.delayed(lambda result: len(result.categories))(tg.infer(network, rows))
+    assert counted.compute() == 100
+
+
+def test_it_pickles(network, rows):
+    inference = pickle.loads(pickle.dumps(tg.infer(network, rows, partitions=2)))
+    assert inference.__dask_keys__() == tg.infer(network, rows, partitions=2).__dask_keys__()
+    assert equal(inference.compute().outputs, tg.infer(network, rows).compute().outputs)
+
+
+def test_process_scheduler_of_dask(network, rows):
+    result = tg.infer(network, rows, partitions=2).compute(scheduler="processes", num_workers=2)
+    assert equal(result.outputs, tg.infer(network, rows).compute().outputs)
+
+
+def test_settings_come_from_dasks_configuration(network, rows):
+    with dask.config.set({"taskgraph-dnn.kernel": "scipy", "taskgraph-dnn.partitions": 5}):
+        plan = tg.infer(network, rows).plan
+    assert plan.layers[0].kernel == "scipy"
+    assert len(plan.partitions) == 5
+    with dask.config.set(num_workers=7):
+        assert tg.infer(network, rows).plan.threads == 7
+
+
+# Bad input, before any task is made.
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"kernel": "cuda"}, KernelError, "unknown kernel 'cuda', expected one of auto, numba, scipy"),
+        ({"strategy": "zigzag"}, PlanError, "unknown strategy 'zigzag', expected one of hybrid, data"),
+        ({"partitions": 0}, PlanError, "partitions is 0, expected a whole number of at least 1"),
+        ({"partitions": -1}, PlanError, "partitions is -1"),
+        ({"partitions": "some"}, PlanError, "partitions is 'some'"),
+    ],
+)
+def test_wrong_options(network, rows, options, error, message):
+    with pytest.raises(error, match=message):
+        tg.infer(network, rows, **options)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.ones((2, 31)), "samples are 31 values wide, but the network has 30 inputs"),
+        (scipy.sparse.csr_array((2, 29)), "samples are 29 values wide, but the network has 30 inputs"),
+        (da.ones((2, 31)), "samples are 31 values wide, but the network has 30 inputs"),
+        (da.ones(30), "expected a 2-D Dask array"),
+        (dask.delayed(np.ones)((2, 30)), "samples are a Delayed, expected a 2-D Dask array"),
+        (np.ones(30), "expected 2 dimensions"),
+        (np.full((1, 30), np.nan), "sample 0, input 0 is nan"),
+    ],
+)
+def test_wrong_samples(network, samples, message):
+    with pytest.raises(InputError, match=message):
+        tg.infer(network, samples)
+
+
+def test_unknown_chunks_are_refused(network):
+    array = da.ones((10, 30), chunks=(5, 30))
+    with pytest.raises(InputError, match="chunks of unknown size"):
+        tg.infer(network, array[array[:, 0] > 0])
+
+
+def test_a_wrong_block_of_a_dask_array_names_the_sample(network, rows):
+    dense = rows.toarray()
+    dense[77, 3] = np.inf
+    with pytest.raises(InputError, match="sample 77, input 3 is inf"):
+        tg.infer(network, da.from_array(dense, chunks=(20, 30))).compute()
+
+
+def test_something_else_than_a_network_is_refused(rows):
+    with pytest.raises(InputError, match="network is a list, expected a Network"):
+        tg.infer([np.eye(3)], rows)

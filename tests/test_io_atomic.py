@@ -1,0 +1,104 @@
+"""Files and folders appear whole or not at all."""
+
+import os
+import stat
+
+import pytest
+
+from taskgraph_dnn.errors import FileFormatError
+from taskgraph_dnn.io.atomic import atomic_folder, atomic_path
+
+
+def test_a_file_takes_its_name_at_the_end_only(tmp_path):
+    target = tmp_path / "a.tsv.gz"
+    with atomic_path(target) as draft:
+        draft.write_text("new")
+        assert draft.parent == tmp_path
+        assert draft.name.endswith("a.tsv.gz")
+        assert not target.exists()
+    assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_failure_keeps_the_old_file(tmp_path, error):
+    target = tmp_path / "a"
+    target.write_text("old")
+
+    def fail():
+        with atomic_path(target) as draft:
+            draft.write_text("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_has_the_rights_that_any_new_file_has(tmp_path):
+    (tmp_path / "plain").touch()
+    with atomic_path(tmp_path / "atomic") as draft:
+        draft.touch()
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert len(modes) == 1
+
+
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    order = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append((tmp_path / "a").exists()))
+    with atomic_path(tmp_path / "a") as draft:
+        draft.touch()
+    assert order == [False]
+
+
+def test_a_folder_takes_its_name_at_the_end_only(tmp_path):
+    target = tmp_path / "net"
+    target.mkdir()
+    with atomic_folder(target) as draft:
+        (draft / "x").write_text("1")
+        assert not any(target.iterdir())
+    assert (target / "x").read_text() == "1"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_failure_leaves_no_folder(tmp_path):
+    def fail():
+        with atomic_folder(tmp_path / "net") as draft:
+            (draft / "x").write_text("1")
+            raise ValueError
+
+    with pytest.raises(ValueError):
+        fail()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_name_is_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with atomic_path("a") as draft:
+        draft.write_text("1")
+    assert (tmp_path / "a").read_text() == "1"
+
+
+def enter(context):
+    with context:
+        pytest.fail("the context was entered")
+
+
+def test_what_is_in_the_way_is_named(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    with pytest.raises(FileFormatError, match=f"cannot write {tmp_path}/full: it exists and is no regular file"):
+        enter(atomic_path(tmp_path / "full"))
+    with pytest.raises(FileFormatError, match="null: it exists and is no regular file"):
+        enter(atomic_path(os.devnull))
+    with pytest.raises(FileFormatError, match=f"there is no folder {tmp_path}/no"):
+        enter(atomic_path(tmp_path / "no" / "x"))
+    for taken in ("full", "file"):
+        with pytest.raises(FileFormatError, match=f"cannot write {tmp_path}/{taken}: it exists and is no empty folder"):
+            enter(atomic_folder(tmp_path / taken))
+    with pytest.raises(FileFormatError, match=f"there is no folder {tmp_path}/no"):
+        enter(atomic_folder(tmp_path / "no" / "x"))
+    assert (tmp_path / "full" / "x").exists()

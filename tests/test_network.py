@@ -1,0 +1,435 @@
+"""Layers and networks: what they accept, what they refuse and with which words, and that they stay as they are."""
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.sparse
+from dask.tokenize import tokenize
+
+import taskgraph_dnn as tg
+from taskgraph_dnn.errors import NetworkError, TaskgraphError
+from taskgraph_dnn.network import NETWORK_INPUT, index_dtype, network_digest
+from tests.conftest import random_layer
+
+DENSE = np.array([[0.0, 2.0, 0.0], [1.5, 0.0, -3.0]])
+
+
+def csc(data, indices, indptr, shape=(2, 2)):
+    """A CSC array as given: scipy checks the arrays' sizes only."""
+    return scipy.sparse.csc_array((np.array(data, dtype=np.float32), indices, indptr), shape=shape)
+
+
+def same_weights(layer, dense):
+    weights = layer.weights
+    return (
+        weights.format == "csc"
+        and weights.dtype == np.float32
+        and weights.indices.dtype == weights.indptr.dtype == np.int32
+        and weights.has_canonical_format
+        and 0 not in weights.data
+        and np.array_equal(weights.toarray(), np.asarray(dense, dtype=np.float32))
+    )
+
+
+# Layer: what it accepts
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "dia", "bsr", "lil", "dok"])
+@pytest.mark.parametrize("container", ["array", "matrix"])
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.int64, np.float32, np.float64])
+def test_layer_takes_every_sparse_format(form, container, dtype):
+    weights = getattr(scipy.sparse, f"{form}_{container}")(DENSE.astype(dtype))
+    assert same_weights(tg.Layer(weights), DENSE.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float16, np.float32, np.float64])
+def test_layer_takes_arrays(dtype):
+    assert same_weights(tg.Layer(DENSE.astype(dtype)), DENSE.astype(dtype))
+    assert same_weights(tg.Layer(DENSE.astype(dtype).T), DENSE.astype(dtype).T)
+
+
+def test_layer_takes_lists():
+    assert same_weights(tg.Layer([[0, 1], [2, 3]], bias=[1, 2]), [[0, 1], [2, 3]])
+
+
+@pytest.mark.parametrize(
+    ("bias", "expected"), [(0, [0, 0, 0]), (-0.5, [-0.5] * 3), ([1, 2, 3], [1, 2, 3]), (True, [1] * 3)]
+)
+def test_bias_is_one_number_or_one_for_each_output(bias, expected):
+    layer = tg.Layer(DENSE, bias=bias)
+    assert layer.bias.dtype == np.float32
+    assert layer.bias.tolist() == expected
+
+
+def test_layer_describes_itself():
+    layer = tg.Layer(DENSE, cap=32)
+    assert (layer.inputs, layer.outputs, layer.nnz) == (2, 3, 3)
+    assert layer.nbytes == 3 * 4 + 3 * 4 + 4 * 4 + 3 * 4
+    assert repr(layer) == "Layer(2 x 3, nnz=3, relu, cap=32)"
+    assert repr(tg.Layer(DENSE, activation="identity")) == "Layer(2 x 3, nnz=3, identity)"
+    assert isinstance(layer.cap, float)
+
+
+def test_layer_without_edges():
+    layer = tg.Layer(scipy.sparse.csr_array((4, 3)), bias=1)
+    assert same_weights(layer, np.zeros((4, 3)))
+    assert layer.nnz == 0
+    assert len(layer.digest) == 64
+
+
+# Layer: canonical form
+
+
+def test_duplicates_are_summed_and_zeros_dropped():
+    summed = csc([1, 2, 5, -5, 0, 4], [1, 1, 0, 0, 1, 0], [0, 3, 6])
+    coo = scipy.sparse.coo_array(([1, 2, 5, -5, 0, 4], ([1, 1, 0, 0, 1, 0], [0, 0, 0, 1, 1, 1])), shape=(2, 2))
+    assert same_weights(tg.Layer(summed), [[5, -1], [3, 0]])
+    assert same_weights(tg.Layer(coo), [[5, -1], [3, 0]])
+    assert tg.Layer(csc([3, -3], [1, 1], [0, 2, 2])).nnz == 0
+
+
+def test_row_numbers_are_sorted():
+    layer = tg.Layer(csc([1, 2], [1, 0], [0, 2, 2]))
+    assert layer.weights.indices.tolist() == [0, 1]
+    assert layer.weights.data.tolist() == [2, 1]
+
+
+def test_a_wrong_claim_of_canonical_form_is_not_believed():
+    weights = csc([1, 2, 3], [1, 1, 0], [0, 3, 3])
+    weights.has_canonical_format = True
+    assert same_weights(tg.Layer(weights), [[3, 0], [3, 0]])
+
+
+def test_values_too_small_for_float32_are_dropped():
+    assert tg.Layer([[1e-60, 1.0]]).nnz == 1
+
+
+def test_the_callers_arrays_are_neither_kept_nor_changed():
+    weights, bias = csc([1, 2, 0], [1, 0, 1], [0, 2, 3]), np.ones(2, dtype=np.float32)
+    layer = tg.Layer(weights, bias=bias)
+    weights.data[:], bias[:] = 7, 7
+    assert weights.indices.tolist() == [1, 0, 1]
+    assert same_weights(layer, [[2, 0], [1, 0]])
+    assert layer.bias.tolist() == [1, 1]
+
+
+# Layer: what it refuses
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.ones(3), r"weights have shape \(3,\), expected 2 dimensions"),
+        (np.ones((2, 2, 2)), r"weights have shape \(2, 2, 2\)"),
+        (3.0, r"weights have shape \(\)"),
+        (np.ones((0, 3)), r"weights have shape \(0, 3\), expected inputs x outputs, at least 1 x 1"),
+        ([[1, 2], [3]], "weights .*inhomogeneous"),
+        (scipy.sparse.csr_array((3, 0)), r"weights have shape \(3, 0\)"),
+        (scipy.sparse.coo_array(np.ones(3)), r"weights have shape \(3,\)"),
+        (np.ones((1, 1)) * 1j, "weights are of type complex128, expected real numbers"),
+        (scipy.sparse.csr_array(np.ones((1, 1)) * 1j), "weights are of type complex128, expected real numbers"),
+        ([["a"]], "weights are of type <U1, expected real numbers"),
+        (None, "weights are of type object, expected real numbers"),
+        ([[0, 1], [0, np.nan]], "weight of input 1, output 1 is nan, expected a finite float32"),
+        ([[0, -np.inf], [0, 0]], "weight of input 0, output 1 is -inf, expected a finite float32"),
+        ([[0, 0], [1e39, 0]], "weight of input 1, output 0 is inf, expected a finite float32"),
+        (csc([1, np.nan], [1, 0], [0, 1, 2]), "weight of input 0, output 1 is nan"),
+        (csc([3e38, 3e38], [1, 1], [0, 0, 2]), "weight of input 1, output 1 is inf"),
+        (csc([np.inf, -np.inf], [1, 1], [0, 2, 2]), "weight of input 1, output 0 is nan"),
+    ],
+)
+def test_layer_refuses_weights(weights, message):
+    with pytest.raises(NetworkError, match=message):
+        tg.Layer(weights)
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        ([1, 2], r"bias has shape \(2,\), expected one number or one for each of 3 outputs"),
+        ([[1, 2, 3]], r"bias has shape \(1, 3\)"),
+        ([], r"bias has shape \(0,\)"),
+        ("x", "bias is of type <U1, expected real numbers"),
+        (1j, "bias is of type complex128, expected real numbers"),
+        (None, "bias is of type object, expected real numbers"),
+        ([[1], [2, 3]], "bias is no array"),
+        (np.nan, "bias of output 0 is nan, expected a finite float32"),
+        ([0, 1e39, 0], "bias of output 1 is inf, expected a finite float32"),
+        ([0, 0, -np.inf], "bias of output 2 is -inf, expected a finite float32"),
+    ],
+)
+def test_layer_refuses_a_bias(bias, message):
+    with pytest.raises(NetworkError, match=message):
+        tg.Layer(DENSE, bias=bias)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "ReLU", "", None])
+def test_layer_refuses_an_activation(activation):
+    with pytest.raises(NetworkError, match=f"unknown activation {activation!r}, expected one of relu, identity"):
+        tg.Layer(DENSE, activation=activation)
+
+
+@pytest.mark.parametrize("cap", [0, -1.0, np.nan, np.inf, -np.inf, 1e300, 1e-60, "x", [1.0, 2.0]])
+def test_layer_refuses_a_cap(cap):
+    with pytest.raises(NetworkError) as caught:
+        tg.Layer(DENSE, cap=cap)
+    assert str(caught.value) == f"cap is {cap!r}, expected a finite float32 above 0, or None"
+
+
+def test_errors_are_of_this_package():
+    with pytest.raises(TaskgraphError):
+        tg.Layer(None)
+
+
+@pytest.mark.parametrize("form", ["csr", "csc", "bsr", "coo", "lil"])
+def test_structure_out_of_range_is_refused(form):
+    # In a process of its own: where such an index is followed, the process dies.
+    arrays = {"coo": ["coords[0]", "coords[1]"], "lil": ["rows[1]"]}.get(form, ["indices", "indptr"])
+    code = f"""
+import numpy as np, scipy.sparse, taskgraph_dnn as tg
+for array in {arrays}:
+    for value in [10**7, -(10**7), -1]:
+        weights = scipy.sparse.{form}_array(np.eye(6))
+        exec("weights." + array + "[0 if array == 'rows[1]' else 2] = value")
+        try:
+            tg.Layer(weights)
+        except tg.TaskgraphError as error:
+            print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"weights are no valid {form.upper()} matrix: ") == 3 * len(arrays)
+
+
+# Layer: frozen, digest, pickle
+
+
+@pytest.fixture
+def layer(rng):
+    return random_layer(rng, 20, 10, cap=4.0)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(tg.Layer)])
+def test_layer_cannot_be_assigned_to(layer, name):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(layer, name, None)
+
+
+@pytest.mark.parametrize("array", ["weights.data", "weights.indices", "weights.indptr", "bias"])
+def test_arrays_are_read_only(layer, array):
+    numbers = layer
+    for name in array.split("."):
+        numbers = getattr(numbers, name)
+    with pytest.raises(ValueError, match="read-only"):
+        numbers[0] = 1
+
+
+def parts(layer):
+    w = layer.weights
+    return {
+        "shape": w.shape,
+        "indptr": w.indptr,
+        "indices": w.indices,
+        "data": w.data,
+        "bias": layer.bias,
+        "activation": layer.activation,
+        "cap": layer.cap,
+    }
+
+
+def test_from_csc_arrays_copies_nothing(layer):
+    again = tg.Layer.from_csc_arrays(**parts(layer))
+    assert again.digest == layer.digest
+    assert again.weights.has_canonical_format
+    for name in ("data", "indices", "indptr"):
+        assert np.shares_memory(getattr(again.weights, name), getattr(layer.weights, name))
+    assert again.bias is layer.bias
+    assert tg.Layer.from_csc_arrays(**parts(layer), digest="known").digest == "known"
+
+
+@pytest.mark.parametrize(
+    ("part", "message"), [({"activation": "tanh"}, "unknown activation 'tanh'"), ({"cap": -1.0}, "cap is -1.0")]
+)
+def test_from_csc_arrays_checks_activation_and_cap(layer, part, message):
+    with pytest.raises(NetworkError, match=message):
+        tg.Layer.from_csc_arrays(**parts(layer) | part)
+
+
+def test_equal_layers_have_equal_digests(layer):
+    dense = layer.weights.toarray()
+    given = {"bias": layer.bias, "cap": 4.0}
+    for weights in (dense, scipy.sparse.csr_array(dense), scipy.sparse.coo_matrix(dense.astype(np.float64))):
+        assert tg.Layer(weights, **given).digest == layer.digest
+    assert len(layer.digest) == 64
+
+
+@pytest.mark.parametrize("part", ["weight", "edge", "shape", "bias", "activation", "cap", "no cap"])
+def test_every_part_changes_the_digest(layer, part):
+    dense, given = layer.weights.toarray(), {"bias": layer.bias, "cap": 4.0, "activation": "relu"}
+    row, column = np.argwhere(dense)[0]
+    match part:
+        case "weight":
+            dense[row, column] *= 2
+        case "edge":
+            dense[row, column] = 0
+        case "shape":
+            dense = np.vstack([dense, np.zeros((1, 10), dtype=np.float32)])
+        case "bias":
+            given["bias"] = np.append(layer.bias[:-1], np.float32(9))
+        case "activation":
+            given["activation"] = "identity"
+        case "cap":
+            given["cap"] = 5.0
+        case "no cap":
+            given["cap"] = None
+    assert tg.Layer(dense, **given).digest != layer.digest
+
+
+@pytest.mark.parametrize("digest_first", [False, True])
+def test_layer_survives_pickling(layer, digest_first):
+    if digest_first:
+        assert layer.digest
+    again = pickle.loads(pickle.dumps(layer))
+    assert again.digest == layer.digest
+    assert (again.activation, again.cap) == (layer.activation, layer.cap)
+    assert same_weights(again, layer.weights.toarray())
+    np.testing.assert_array_equal(again.bias, layer.bias)
+    for array in (again.bias, again.weights.data, again.weights.indices, again.weights.indptr):
+        assert not array.flags.writeable
+
+
+def test_index_dtype():
+    assert index_dtype((5, 2**31 - 1), 7) is np.int32
+    assert index_dtype((5, 2**31), 7) is np.int64
+    assert index_dtype((5, 5), 2**31) is np.int64
+
+
+# Network
+
+
+@pytest.fixture
+def network(rng):
+    return tg.Network([random_layer(rng, 6, 5), random_layer(rng, 5, 7, cap=1.0), random_layer(rng, 7, 2)])
+
+
+def rebuilt(network):
+    """An equal network that shares nothing with this one."""
+    return tg.Network(
+        tg.Layer(layer.weights, bias=layer.bias, activation=layer.activation, cap=layer.cap) for layer in network
+    )
+
+
+def test_network_describes_itself(network):
+    assert len(network) == len(list(network)) == 3
+    assert (network.inputs, network.outputs) == (6, 2)
+    assert network.nnz == sum(layer.nnz for layer in network)
+    assert network.nbytes == sum(layer.nbytes for layer in network)
+    assert network[1] is network.layers[1]
+    assert network[-1] is network.layers[2]
+    assert repr(network) == f"Network(3 layers, 6 inputs, 2 outputs, nnz={network.nnz})"
+    assert (network.source, network.read_seconds) == (None, 0.0)
+
+
+def test_network_is_a_chain(network):
+    assert [network.sources(number) for number in range(3)] == [(NETWORK_INPUT,), (0,), (1,)]
+
+
+def test_network_refuses_no_layers():
+    with pytest.raises(NetworkError, match="at least one layer, got none"):
+        tg.Network([])
+
+
+def test_network_refuses_what_is_no_layer(layer):
+    with pytest.raises(NetworkError, match="layer 2 is a ndarray, expected a Layer"):
+        tg.Network([layer, np.eye(10)])
+
+
+def test_network_refuses_neighbours_that_do_not_fit():
+    layers = [tg.Layer(np.ones(shape)) for shape in ((2, 3), (3, 4), (5, 2))]
+    with pytest.raises(NetworkError, match="layer 3 has 5 inputs, but layer 2 has 4 outputs"):
+        tg.Network(layers)
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(tg.Network)])
+def test_network_cannot_be_assigned_to(network, name):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(network, name, None)
+
+
+def test_layers_are_a_tuple_of_what_was_given(rng):
+    layers = [random_layer(rng, 3, 3), random_layer(rng, 3, 3)]
+    network = tg.Network(iter(layers))
+    layers.pop()
+    assert isinstance(network.layers, tuple)
+    assert len(network) == 2
+
+
+def test_head(network):
+    network = tg.Network(network, read_seconds=1.5)
+    for layers in (1, 2):
+        head = network.head(layers)
+        assert head.layers == network.layers[:layers]
+        assert head.read_seconds == 1.5
+        assert head.digest != network.digest
+    assert network.head(3) is network
+
+
+@pytest.mark.parametrize("layers", [-1, 0, 4])
+def test_head_refuses_other_lengths(network, layers):
+    with pytest.raises(NetworkError, match=f"cannot take {layers} layers of a network that has 3"):
+        network.head(layers)
+
+
+def test_equal_networks_have_equal_digests_and_tokens(network):
+    again = rebuilt(network)
+    assert again.digest == network.digest == network_digest(layer.digest for layer in network)
+    assert tokenize(again) == tokenize(network)
+    assert tokenize(again[0]) == tokenize(network[0])
+
+
+def test_other_networks_have_other_digests_and_tokens(network):
+    others = [
+        network.head(2),
+        tg.Network([*network.layers[:2], tg.Layer(network[2].weights, bias=9)]),
+        tg.Network([*network, tg.Layer(np.eye(2))]),
+    ]
+    assert len({network.digest, *(other.digest for other in others)}) == 4
+    assert len({tokenize(network), *(tokenize(other) for other in others)}) == 4
+
+
+def test_layer_order_changes_the_digest(rng):
+    one, other = random_layer(rng, 4, 4), random_layer(rng, 4, 4)
+    assert tg.Network([one, other]).digest != tg.Network([other, one]).digest
+
+
+def test_layer_and_network_of_it_have_different_tokens(layer):
+    assert tokenize(layer) != tokenize(tg.Network([layer]))
+
+
+def test_network_survives_pickling(network):
+    again = pickle.loads(pickle.dumps(network))
+    assert again.digest == network.digest
+    assert again.head(1).digest == network.head(1).digest
+    assert repr(again) == repr(network)
+
+
+class Stored:
+    """A source that knows the digest, as a file does."""
+
+    digest = "as stored"
+
+    def open(self):
+        raise AssertionError("not asked for")
+
+
+def test_source_gives_the_digest(network):
+    stored = tg.Network(network, source=Stored(), read_seconds=2.0)
+    assert stored.digest == "as stored"
+    assert stored.read_seconds == 2.0
+    assert stored.head(3) is stored
+    assert stored.head(2).source is None
+    assert stored.head(2).digest == network.head(2).digest

@@ -1,0 +1,143 @@
+import itertools
+import json
+
+import pytest
+
+import taskgraph_dnn as tg
+from taskgraph_dnn.config import Settings
+from taskgraph_dnn.errors import KernelError, PlanError
+from taskgraph_dnn.kernels import load_kernel
+from taskgraph_dnn.plan import cost, make_plan
+from tests.conftest import random_layer
+
+
+@pytest.fixture
+def network(rng):
+    return tg.Network([random_layer(rng, 64, 64) for _ in range(20)])
+
+
+def planned(network, samples, threads=2, **changes):
+    defaults = {
+        "partitions": "auto",
+        "kernel": "scipy",
+        "strategy": "hybrid",
+        "task_seconds": 0.1,
+        "partition_bytes": 2**26,
+    }
+    return make_plan(network, samples, Settings(**(defaults | changes)), threads=threads)
+
+
+def covers(ranges, total):
+    edges = [0, *(stop for _, stop in ranges)]
+    return list(ranges) == list(itertools.pairwise(edges)) and edges[-1] == total and all(a < b for a, b in ranges)
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 7, 100, 1000])
+def test_partitions_cover_the_samples_evenly(network, partitions):
+    plan = planned(network, 100, partitions=partitions)
+    assert covers(plan.partitions, 100)
+    assert len(plan.partitions) == min(partitions, 100)
+    sizes = {stop - first for first, stop in plan.partitions}
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_automatic_partitions_are_whole_tiles(network):
+    plan = planned(network, 1000)
+    assert covers(plan.partitions, 1000)
+    assert len(plan.partitions) == 4
+    assert all(stop % plan.lanes == 0 for _, stop in plan.partitions[:-1])
+
+
+@pytest.mark.parametrize("limit", [2**15, 2**16, 2**20])
+def test_automatic_partitions_fit_their_bytes(network, limit):
+    plan = planned(network, 10_000, partition_bytes=limit)
+    assert covers(plan.partitions, 10_000)
+    largest = max(stop - first for first, stop in plan.partitions)
+    assert largest == plan.lanes or largest * 4 * 128 <= limit
+    assert plan.task_nbytes == largest * 4 * 128
+
+
+def test_more_threads_get_more_partitions(network):
+    assert len(planned(network, 100_000, threads=32).partitions) == 64
+
+
+def test_no_samples_need_no_partition(network):
+    plan = planned(network, 0)
+    assert (plan.partitions, plan.tasks, plan.samples) == ((), 0, 0)
+    assert "0 of up to 0 samples" in str(plan)
+
+
+def test_hybrid_spans_last_as_long_as_asked(network):
+    layer_seconds = cost(network[0], load_kernel("scipy"), 1000).seconds
+    plan = planned(network, 1000, partitions=1, task_seconds=3.5 * layer_seconds)
+    assert covers(plan.spans, 20)
+    lasting = [
+        sum(cost(layer, load_kernel("scipy"), 1000).seconds for layer in network.layers[a:b]) for a, b in plan.spans
+    ]
+    assert min(lasting[:-1]) >= 3.5 * layer_seconds
+    assert max(lasting) == pytest.approx(plan.task_seconds)
+    assert 4 <= len(plan.spans) <= 6
+
+
+def test_a_short_rest_joins_the_span_before(network):
+    seconds = cost(network[0], load_kernel("scipy"), 10).seconds
+    plan = planned(network, 10, partitions=1, task_seconds=18.5 * seconds)
+    assert plan.spans == ((0, 20),)
+
+
+def test_short_layers_are_one_span(network):
+    assert planned(network, 10).spans == ((0, 20),)
+    assert planned(network, 1000, task_seconds=1e-9).spans == tuple((n, n + 1) for n in range(20))
+
+
+def test_data_keeps_a_partition_in_one_task(network):
+    plan = planned(network, 1000, strategy="data", task_seconds=1e-9, partitions=5)
+    assert plan.spans == ((0, 20),)
+    assert (plan.tasks, plan.nodes) == (5, 100)
+
+
+def test_unknown_names_are_refused_with_the_valid_ones(network):
+    with pytest.raises(PlanError, match="unknown strategy 'zigzag', expected one of hybrid, data"):
+        planned(network, 10, strategy="zigzag")
+    with pytest.raises(KernelError, match="unknown kernel 'cuda', expected one of auto, numba, scipy"):
+        planned(network, 10, kernel="cuda")
+
+
+def test_wide_layers_get_narrow_tiles(rng):
+    lanes = [
+        planned(tg.Network([random_layer(rng, n, 4, density=0.001)]), 10).lanes for n in (1024, 32_768, 65_536, 200_000)
+    ]
+    assert lanes == [64, 32, 16, 16]
+
+
+def test_plans_are_frozen_values(network):
+    plan = planned(network, 100)
+    assert plan == planned(network, 100)
+    assert plan != planned(network, 101)
+    with pytest.raises(AttributeError):
+        plan.lanes = 3
+    assert json.loads(json.dumps(plan.to_dict()))["lanes"] == plan.lanes
+
+
+def test_span_of(network):
+    plan = planned(network, 1000, task_seconds=1e-9)
+    assert [plan.span_of(layer) for layer in (0, 7, 19)] == [0, 7, 19]
+
+
+def test_a_plan_prints_as_a_table(rng):
+    network = tg.Network([random_layer(rng, 8, 16), random_layer(rng, 16, 16), random_layer(rng, 16, 4)])
+    text = str(planned(network, 1200, partitions=3))
+    assert "3 of up to 400 samples, in tiles of 64" in text
+    assert "9 logical nodes (layer x partition) in 3 tasks" in text
+    assert "kernel      scipy: as asked" in text
+    assert [line.split()[:3] for line in text.splitlines()[-3:]] == [
+        ["1", "8", "16"],
+        ["2", "16", "16"],
+        ["3", "16", "4"],
+    ]
+
+
+def test_like_layers_share_a_line():
+    network = tg.radixnet(neurons=64, layers=30, seed=1)
+    lines = str(planned(network, 10)).splitlines()
+    assert lines[-1].split() == ["1-30", "64", "64", "2,048", "scipy"]
