@@ -136,6 +136,7 @@ def test_nobody_at_the_address(scheduler):
         executors.connected(scheduler),
     ):
         pass
+    assert executors.thread_count() == os.cpu_count()  # no half-made client is left behind
 
 
 def test_our_clusters_listen_on_loopback_only():

@@ -272,7 +272,7 @@ def test_a_packed_file_is_read_too(tmp_path, rng):
     assert len(read_challenge_network(path, layers=1)) == 1
     with pytest.raises(FileFormatError, match=r"net.safetensors has 4 neurons, expected 8"):
         read_challenge_network(path, 8)
-    with pytest.raises(NetworkError, match="cannot read 3 layers of .*, which has 2"):
+    with pytest.raises(FileFormatError, match="has 2 layers, expected at least 3"):
         read_challenge_network(path, 4, 3)
     with pytest.raises(NetworkError, match="holds its own bias, so bias=-1 cannot be given"):
         read_challenge_network(path, bias=-1)
@@ -325,8 +325,8 @@ def test_written_files_are_sorted_and_look_like_the_official_ones(tmp_path):
 @pytest.mark.parametrize(
     ("layers", "named"),
     [
-        ([{"bias": -1}, {"bias": -0.5}], r"layer 2 has bias -0.5, but layer 1 has -1.0"),
-        ([{"bias": [1, 1, 2]}], r"layer 1 has bias 2.0, but layer 1 has 1.0"),
+        ([{"bias": -1}, {"bias": -0.5}], r"layer 2 has bias -0.5, but the first neuron of layer 1 has -1.0"),
+        ([{"bias": [1, 1, 2]}], r"layer 1 has bias 2.0, but the first neuron of layer 1 has 1.0"),
         ([{"cap": 3}, {"cap": None}], "layer 2 has relu with cap None, but layer 1 has relu with cap 3.0"),
         ([{}, {"activation": "identity"}], "layer 2 has identity with cap None, but layer 1 has relu with cap None"),
         ([{"activation": "identity"}], "the activation is identity"),

@@ -318,6 +318,9 @@ def test_images_that_no_file_can_hold_leave_none(tmp_path):
     for value in (np.nan, 1e300):
         with pytest.raises(InputError, match=r"pixel 2 of sample 1 is (nan|inf), expected a finite float32"):
             write_challenge_images(np.array([[0, 0, 1], [0, 0, value]]), tmp_path / "a.tsv")
+    for images in (np.ones(3), [["a"]], scipy.sparse.csr_array([[1j]])):
+        with pytest.raises(InputError, match="images (have shape|are of type)"):
+            write_challenge_images(images, tmp_path / "a.tsv")
     assert list(tmp_path.iterdir()) == []
 
 

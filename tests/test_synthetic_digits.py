@@ -68,7 +68,7 @@ def test_the_same_digit_at_every_size():
 
 
 def test_sums_are_exact_in_float32():
-    draws = np.random.default_rng(0).random((50, 4))
+    draws = np.random.default_rng(0).random((50, 5))
     known = digits._digits()
     images = digits._images(known, 32, draws)
     exact = digits._images(known.astype(np.float64), 32, draws)

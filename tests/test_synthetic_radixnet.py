@@ -160,7 +160,7 @@ def test_refuses_sizes_that_are_no_power_of_two(neurons):
         ({"weight": np.nan}, "is nan, expected a finite float32"),
         ({"weight": 1e39}, "is inf, expected a finite float32"),
         ({"bias": np.inf}, "bias of output 0 is inf, expected a finite float32"),
-        ({"cap": 0.0}, "cap is 0.0, expected a finite number above 0"),
+        ({"cap": 0.0}, "cap is 0.0, expected a finite float32 above 0"),
     ],
 )
 def test_refuses_numbers_out_of_range(arguments, message):

@@ -44,11 +44,11 @@ def client(scheduler: str) -> Iterator[Client]:
             yield connected
         return
     try:
-        connected = Client(scheduler)
+        connected = Client(scheduler, set_as_default=False)  # as the default, a failed one would remain behind
     except (OSError, ValueError) as error:
         expected = "threads, processes, synchronous, or the address of a running Dask scheduler"
         raise PlanError(f"cannot reach a scheduler at {scheduler!r} ({error}), expected {expected}") from error
-    with connected:
+    with connected, connected.as_current():
         yield connected
 
 

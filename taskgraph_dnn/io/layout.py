@@ -75,7 +75,7 @@ def require_uniform(network: Network, layout: str) -> None:
     for number, layer in enumerate(network, start=1):
         other = layer.bias[layer.bias != bias]
         if other.size:
-            fault = f"layer {number} has bias {other[0]}, but layer 1 has {bias}"
+            fault = f"layer {number} has bias {other[0]}, but the first neuron of layer 1 has {bias}"
         elif (layer.activation, layer.cap) != (first.activation, first.cap):
             fault = (
                 f"layer {number} has {layer.activation} with cap {layer.cap}, "

@@ -15,6 +15,7 @@ from taskgraph_dnn.errors import FileFormatError
 from taskgraph_dnn.io.atomic import atomic_folder
 from taskgraph_dnn.io.layout import LayerFile, require_uniform, select
 from taskgraph_dnn.io.streams import Progress, map_ahead, read_bytes
+from taskgraph_dnn.matrices import first_not_finite
 from taskgraph_dnn.network import Layer, Network
 
 LAYER_FILE = re.compile(r"(.*-l|layer-)([1-9][0-9]*)\.mtx(\.gz)?")
@@ -105,8 +106,10 @@ def _parse(content: bytes, place: str) -> scipy.sparse.csc_array:
         csc = scipy.sparse.csc_array(matrix, dtype=np.float32)
     if scipy.sparse.issparse(matrix) and csc.nnz < matrix.nnz:
         raise FileFormatError(f"{place} has {matrix.nnz} entries, of which only {csc.nnz} are at different places")
-    if not np.isfinite(csc.data).all():
-        raise FileFormatError(f"{place} holds a number that is too large for a float32")
+    wrong = first_not_finite(csc)
+    if wrong is not None:
+        row, column, value = wrong
+        raise FileFormatError(f"{place}: row {row + 1}, column {column + 1} is {value}, expected a finite float32")
     return csc
 
 

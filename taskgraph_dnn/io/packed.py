@@ -2,10 +2,11 @@
 
 The file is in the safetensors format. The tensors `layers.{k}.indptr`, `.indices` and `.data`, with k from 0, are the
 weights of a layer in CSC, and `layers.{k}.bias` is its bias. The metadata hold what is no array: format, version, the
-network's digest, and `layers`, a JSON list with the shape, activation, cap and digest of each layer.
+network's digest, and `layers`, a JSON list with the shape, number of weights, activation, cap and digest of each layer.
 """
 
 import json
+import mmap
 import os
 import struct
 import time
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from taskgraph_dnn.errors import FileFormatError, NetworkError
 from taskgraph_dnn.io.atomic import atomic_path
 from taskgraph_dnn.io.streams import Progress
-from taskgraph_dnn.network import Layer, Network, network_digest
+from taskgraph_dnn.network import Layer, Network, index_dtype, network_digest
 
 FORMAT = "taskgraph-dnn"
 VERSION = "1"
@@ -112,6 +113,7 @@ def _metadata(network: Network) -> dict[str, str]:
     layers = [
         {
             "shape": [layer.inputs, layer.outputs],
+            "nnz": layer.nnz,
             "activation": layer.activation,
             "cap": layer.cap,
             "digest": layer.digest,
@@ -130,8 +132,8 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
         verify: hash every layer and check its structure. Without it, the file must be one that was verified before.
 
     Raises:
-        FileFormatError: the file is no packed network, of another version, or damaged.
-        NetworkError: the file has fewer than `layers` layers.
+        FileFormatError: the file is no packed network, of another version, damaged, or has fewer than `layers` layers.
+        NetworkError: `layers` is no positive number.
     """
     start = time.perf_counter()
     path = Path(path)
@@ -139,8 +141,10 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
     described = _described_layers(path, tensors.header.get("__metadata__") or {})
     if layers is None:
         layers = len(described)
-    if not 1 <= layers <= len(described):
-        raise NetworkError(f"cannot read {layers} layers of {path}, which has {len(described)}")
+    if layers < 1:
+        raise NetworkError(f"cannot read {layers} layers, expected at least 1")
+    if layers > len(described):
+        raise FileFormatError(f"{path} has {len(described)} layers, expected at least {layers}")
     described = described[:layers]
     digest = network_digest(layer.digest for layer in described)
     try:
@@ -156,13 +160,15 @@ class _Described:
     """A layer as the metadata describe it."""
 
     shape: tuple[int, int]
+    nnz: int
     activation: str
     cap: float | None
     digest: str
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 2 or not all(isinstance(size, int) and size > 0 for size in self.shape):
-            raise ValueError(f"shape {self.shape}")
+        sizes = (*self.shape, self.nnz + 1)
+        if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(f"{self.shape} and {self.nnz} are no sizes of a layer")
 
 
 def _described_layers(path: Path, metadata: dict[str, str]) -> list[_Described]:
@@ -184,41 +190,41 @@ class _Tensors:
     """The arrays of an open file: where they are, and the bytes that they are views of."""
 
     path: Path
+    content: mmap.mmap
     header: dict[str, Any]
-    content: NDArray[np.uint8]
+    start: int  # bytes before the first tensor
 
     @classmethod
     def open(cls, path: Path) -> "_Tensors":
         try:
             with safe_open(path, framework="numpy"):  # checks the header, and that the tensors fill the file exactly
                 pass
-            raw = np.asarray(np.memmap(path, np.uint8, mode="r"))
+            with path.open("rb") as file:
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (SafetensorError, OSError) as error:
             raise FileFormatError(f"cannot read {path} as a safetensors file: {error}") from error
-        start = 8 + struct.unpack("<Q", raw[:8].data)[0]
-        return cls(path, json.loads(raw[8:start].tobytes()), raw[start:])
+        start = 8 + struct.unpack("<Q", content[:8])[0]
+        return cls(path, content, json.loads(content[8:start]), start)
 
-    def get(self, name: str, size: int, *dtypes: str) -> NDArray[Any]:
-        """Return the view of a tensor that must have `size` elements of one of `dtypes`."""
+    def get(self, name: str, dtype: str, size: int) -> NDArray[Any]:
+        """Return the view of a tensor that must have `size` elements of type `dtype`."""
         tensor = self.header.get(name)
         if tensor is None:
             raise FileFormatError(f"{self.path}: tensor {name} is missing")
-        if tensor["dtype"] not in dtypes or tensor["shape"] != [size]:
+        if (tensor["dtype"], tensor["shape"]) != (dtype, [size]):
             found = f"{tensor['dtype']} of shape {tensor['shape']}"
-            raise FileFormatError(
-                f"{self.path}: tensor {name} is {found}, expected {' or '.join(dtypes)} of shape {[size]}"
-            )
-        first, end = tensor["data_offsets"]
-        return self.content[first:end].view(_DTYPES[tensor["dtype"]])
+            raise FileFormatError(f"{self.path}: tensor {name} is {found}, expected {dtype} of shape {[size]}")
+        # The mapping itself is the array's base: scipy copies an array that is a small part of another one.
+        return np.ndarray(size, _DTYPES[dtype], self.content, self.start + tensor["data_offsets"][0])
 
     def layer(self, k: int, described: _Described, verify: bool) -> Layer:
         """Return layer `k`, from 0."""
         inputs, outputs = described.shape
-        indptr = self.get(f"layers.{k}.indptr", outputs + 1, "I32", "I64")
-        nnz = int(indptr[-1])
-        indices = self.get(f"layers.{k}.indices", nnz, _DTYPE_NAMES[indptr.dtype])
-        data = self.get(f"layers.{k}.data", nnz, "F32")
-        bias = self.get(f"layers.{k}.bias", outputs, "F32")
+        index = _DTYPE_NAMES[np.dtype(index_dtype(described.shape, described.nnz))]
+        indptr = self.get(f"layers.{k}.indptr", index, outputs + 1)
+        indices = self.get(f"layers.{k}.indices", index, described.nnz)
+        data = self.get(f"layers.{k}.data", "F32", described.nnz)
+        bias = self.get(f"layers.{k}.bias", "F32", outputs)
         if verify:
             _check_structure(f"{self.path}: layer {k + 1}", inputs, indptr, indices)
             _check_numbers(f"{self.path}: layer {k + 1}", data, bias)
@@ -240,8 +246,8 @@ class _Tensors:
 
 
 def _check_structure(place: str, inputs: int, indptr: NDArray[Any], indices: NDArray[Any]) -> None:
-    if indptr[0] != 0 or (indptr[1:] < indptr[:-1]).any():
-        raise FileFormatError(f"{place}: the column pointers do not rise from 0")
+    if indptr[0] != 0 or indptr[-1] != indices.size or (indptr[1:] < indptr[:-1]).any():
+        raise FileFormatError(f"{place}: the column pointers do not rise from 0 to {indices.size}")
     if indices.size and not 0 <= indices.min() <= indices.max() < inputs:
         raise FileFormatError(f"{place}: row numbers {indices.min()} to {indices.max()}, expected 0 to {inputs - 1}")
     rises = indices[1:] > indices[:-1]

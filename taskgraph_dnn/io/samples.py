@@ -14,6 +14,7 @@ from taskgraph_dnn.errors import FileFormatError, InputError
 from taskgraph_dnn.io.atomic import atomic_path
 from taskgraph_dnn.io.streams import line_blocks, map_ahead, open_input, open_output
 from taskgraph_dnn.io.tsv import Column, Table, Triples, format_tsv, parse_tsv, to_csr
+from taskgraph_dnn.matrices import first_not_finite, real_matrix
 
 _MOST_SAMPLES = 2**31 - 1
 _CATEGORY = re.compile(r"0*[0-9]{1,18}\r?\n")
@@ -75,19 +76,21 @@ def write_challenge_images(images: Any, path: str | os.PathLike[str]) -> None:
         path: the file; it appears when all is written.
 
     Raises:
-        InputError: a value is not finite in float32.
+        InputError: they are no matrix of numbers that are finite in float32.
     """
+    try:
+        images = real_matrix(images)
+    except ValueError as error:
+        raise InputError(f"images {error}") from error
     with np.errstate(over="ignore"):  # an overflow to inf is reported below
         csr = scipy.sparse.csr_array(images, dtype=np.float32, copy=True)
     csr.sum_duplicates()
     csr.eliminate_zeros()
+    wrong = first_not_finite(csr)
+    if wrong is not None:
+        sample, pixel, value = wrong
+        raise InputError(f"pixel {pixel} of sample {sample} is {value}, expected a finite float32")
     rows = np.repeat(np.arange(csr.shape[0]), np.diff(csr.indptr))
-    wrong = np.flatnonzero(~np.isfinite(csr.data))
-    if wrong.size:
-        first = wrong[0]
-        raise InputError(
-            f"pixel {csr.indices[first]} of sample {rows[first]} is {csr.data[first]}, expected a finite float32"
-        )
     with atomic_path(path) as draft, open_output(draft) as stream:
         stream.writelines(format_tsv(Triples(rows, csr.indices, csr.data), short="%g", exact="%.9g"))
 

@@ -28,8 +28,8 @@ BATCH_PIXELS = 2**20
 DIGIT_SIDE = 8
 
 # Fitted at 32 x 32 to the official images: 10.4 % of all pixels are set, and in a network of 1,024 neurons 98, 63, 37,
-# 20, 10 and 6 % of the samples are alive after layers 1 to 6, and 2.4 % after 120 (official: 92, 66, 35, 16, 8, 5; 3 %).
-# Of 60,000 images at most one or two equal another.
+# 20, 10 and 6 % of the samples are alive after layers 1 to 6, and 2.4 % after 120 (official: 92, 66, 35, 16, 8, 5, and
+# 3 %). Of 60,000 images at most one or two equal another.
 SMALLEST, LARGEST = 0.36, 0.9  # a digit's height as a share of the frame's
 STRETCH = 0.15  # of the width, at most, either way
 SHIFT = 0.12  # at most, either way, as a share of the frame

@@ -1,0 +1,136 @@
+"""`read_network` and `read_images` choose the format by what a path is."""
+
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+
+import taskgraph_dnn as tg
+from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.io import (
+    read_images,
+    read_network,
+    write_challenge_images,
+    write_challenge_network,
+    write_matrix_market,
+    write_packed,
+)
+
+FORMATS = ["packed", "folder", "archive", "matrix market", "one matrix"]
+
+
+@pytest.fixture
+def network(rng):
+    weights = rng.standard_normal((4, 4)) + 5
+    return tg.Network([tg.Layer(weights, bias=-0.25, cap=8)])
+
+
+def write(network, tmp_path, kind):
+    match kind:
+        case "packed":
+            write_packed(network, tmp_path / "net.safetensors")
+            return tmp_path / "net.safetensors"
+        case "folder":
+            write_challenge_network(network, tmp_path / "net")
+            return tmp_path / "net"
+        case "archive":
+            with tarfile.open(tmp_path / "net.tgz", "w:gz") as archive:
+                archive.add(write(network, tmp_path, "folder"), "net")
+            return tmp_path / "net.tgz"
+        case "matrix market":
+            write_matrix_market(network, tmp_path / "net")
+            return tmp_path / "net"
+        case "one matrix":
+            return write(network, tmp_path, "matrix market") / "layer-1.mtx"
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_known(tmp_path, network, kind):
+    path = write(network, tmp_path, kind)
+    options = {} if kind == "packed" else {"bias": -0.25, "cap": 8.0, "activation": "relu"}
+    assert read_network(str(path), neurons=4, layers=1, **options).digest == network.digest
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_sizes_that_differ_are_named(tmp_path, network, kind):
+    path = write(network, tmp_path, kind)
+    with pytest.raises(FileFormatError, match="has 4 neurons, expected 5|n5-l1.tsv is missing"):
+        read_network(path, neurons=5)
+    with pytest.raises(
+        (FileFormatError, NetworkError), match="l.*2.* is missing|cannot take 2 layers|expected at least 2"
+    ):
+        read_network(path, layers=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "bias", "cap"),
+    [("packed", -0.25, 8), ("folder", -0.3 + 0.05 * 4, 32), ("archive", -0.1, 32), ("matrix market", 0, None)],
+)
+def test_each_format_has_its_defaults(tmp_path, network, kind, bias, cap):
+    layer = read_network(write(network, tmp_path, kind))[0]
+    assert layer.bias.tolist() == pytest.approx([bias] * 4)
+    assert (layer.activation, layer.cap) == ("relu", cap)
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive", "matrix market"])
+def test_no_cap_can_be_asked_for(tmp_path, network, kind):
+    assert read_network(write(network, tmp_path, kind), cap=None)[0].cap is None
+
+
+@pytest.mark.parametrize(("name", "value"), [("bias", 0), ("activation", "relu"), ("cap", None), ("cap", 32.0)])
+def test_a_packed_file_has_its_own(tmp_path, network, name, value):
+    path = write(network, tmp_path, "packed")
+    with pytest.raises(NetworkError, match=f"holds its own {name}, so {name}={value} cannot be given"):
+        read_network(path, **{name: value})
+
+
+def test_a_challenge_network_has_relu(tmp_path, network):
+    with pytest.raises(NetworkError, match="activation is 'identity', but a Graph Challenge network has relu"):
+        read_network(write(network, tmp_path, "folder"), activation="identity")
+
+
+def test_edges_of_an_official_size_need_not_be_checked(tmp_path):
+    network = tg.Network([tg.Layer(np.eye(1024))])
+    path = write(network, tmp_path, "folder")
+    with pytest.raises(FileFormatError, match="has 1024 edges, expected 32768"):
+        read_network(path)
+    assert read_network(path, check_edges=False).nnz == 1024
+
+
+@pytest.mark.parametrize("kind", ["folder", "matrix market"])
+def test_progress_is_told(tmp_path, network, kind):
+    calls = []
+    read_network(write(network, tmp_path, kind), progress=lambda *call: calls.append(call))
+    assert calls == [(1, 1)]
+
+
+def test_what_nobody_reads_lists_what_can_be_read(tmp_path):
+    (tmp_path / "net.npz").touch()
+    for name, trouble in (("absent", "does not exist"), ("net.npz", "is of no known format"), ("", "is of no known")):
+        with pytest.raises(FileFormatError, match=f"^{tmp_path / name} {trouble}.*safetensors.*tar.gz.*tsv.*mtx"):
+            read_network(tmp_path / name)
+    with pytest.raises(FileFormatError, match=r"absent does not exist; inputs can be read from .*tsv.gz.*mtx.gz"):
+        read_images(tmp_path / "absent", 3)
+    with pytest.raises(FileFormatError, match="net.npz is of no known format; inputs"):
+        read_images(tmp_path / "net.npz", 3)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz", "net/layer-1.mtx"])
+def test_images_of_every_format_are_read(tmp_path, name):
+    dense = np.array([[1, 0, 2], [0, 0, 3]], np.float32)
+    write_matrix_market(tg.Network([tg.Layer(dense)]), tmp_path / "net")
+    if name.startswith("a"):
+        write_challenge_images(dense, tmp_path / name)
+    np.testing.assert_array_equal(read_images(tmp_path / name, 3).toarray(), dense)
+    assert read_images(str(tmp_path / name), 3, samples=2).shape == (2, 3)
+    with pytest.raises(FileFormatError, match="expected"):
+        read_images(tmp_path / name, 2)
+    with pytest.raises(FileFormatError, match="expected"):
+        read_images(tmp_path / name, 3, samples=1)
+
+
+def test_importing_loads_no_optional_package():
+    code = "import sys, taskgraph_dnn.io; print(sorted({'pyarrow', 'scipy.io', 'numba'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "[]\n"
