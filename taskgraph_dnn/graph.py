@@ -51,25 +51,27 @@ class InferencePartitions(_Partitions):
         inputs: checked rows (CSR or dense, samples x inputs), or the expression of a Dask array with one block of all
             inputs for each partition.
         plan: the `Plan`.
+        token: what the keys are named by; equal for equal networks, inputs and plans. It is not the expression's own
+            token: that one changes when Dask's optimizer rewrites `inputs`, and the collection's keys must not.
         read_seconds, prepare_seconds: what came before the run, for the result; no part of the expression's name.
     """
 
-    _parameters = ["network", "inputs", "plan", "read_seconds", "prepare_seconds"]  # noqa: RUF012
+    _parameters = ["network", "inputs", "plan", "token", "read_seconds", "prepare_seconds"]  # noqa: RUF012
 
     def _identity(self) -> Any:
-        return self.network.digest, self.inputs, self.plan
+        return self.token, self.inputs if isinstance(self.inputs, Expr) else None
 
     def __dask_keys__(self) -> list[Any]:
         return [self._span_key(len(self.plan.layers), p) for p in range(len(self.plan.partitions))]
 
     def _span_key(self, stop: int, partition: int) -> tuple[str, int, int]:
-        return (f"layers-{self.deterministic_token}", stop, partition)
+        return (f"layers-{self.token}", stop, partition)
 
     def _layer(self) -> dict[Any, Any]:
         nodes = self._input_nodes()
         network: Any = self.network
         if isinstance(network, Network):
-            node = DataNode(f"network-{self.deterministic_token}", network)
+            node = DataNode(f"network-{self.token}", network)
             nodes.append(node)
             network = TaskRef(node.key)
         for partition in range(len(self.plan.partitions)):
@@ -82,7 +84,7 @@ class InferencePartitions(_Partitions):
         return {node.key: node for node in nodes}
 
     def _input_nodes(self) -> list[Any]:
-        name = f"inputs-{self.deterministic_token}"
+        name = f"inputs-{self.token}"
         if not isinstance(self.inputs, Expr):
             return [
                 DataNode((name, p), row_slice(self.inputs, first, stop))
@@ -97,7 +99,7 @@ class InferencePartitions(_Partitions):
 
     def _span(self, partition: int, first: int, stop: int) -> Span:
         kernels = tuple(layer.kernel for layer in self.plan.layers[first:stop])
-        return Span(str(self.deterministic_token), partition, first, stop, kernels, self.plan.lanes)
+        return Span(self.token, partition, first, stop, kernels, self.plan.lanes)
 
 
 class PersistedPartitions(_Partitions):

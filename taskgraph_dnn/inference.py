@@ -65,9 +65,9 @@ def infer(
         plan = make_plan(network, inputs.shape[0], chosen, threads=threads)
     read_seconds = network.read_seconds + getattr(samples, "read_seconds", 0.0)
     source = network if network.source is None else network.source
-    expr = InferencePartitions(source, inputs, plan, read_seconds, 0.0)
-    expr.prepare_seconds = time.perf_counter() - started  # naming it hashed the samples, which is part of preparing
-    return Inference(expr)
+    token = tokenize(network.digest, inputs, plan, ensure_deterministic=True)
+    prepare_seconds = time.perf_counter() - started
+    return Inference(InferencePartitions(source, inputs, plan, token, read_seconds, prepare_seconds))
 
 
 def _row_chunks(array: Any, network: Network, chosen: Settings) -> Any:

@@ -2,6 +2,8 @@
 
 import itertools
 import pickle
+import subprocess
+import sys
 import threading
 
 import dask
@@ -337,3 +339,24 @@ def test_a_wrong_block_of_a_dask_array_names_the_sample(network, rows):
 def test_something_else_than_a_network_is_refused(rows):
     with pytest.raises(InputError, match="network is a list, expected a Network"):
         tg.infer([np.eye(3)], rows)
+
+
+ARRAY_EXPRESSIONS = """
+import dask
+dask.config.set({"array.query-planning": True})
+import dask.array as da, numpy as np, taskgraph_dnn as tg
+rows = np.random.default_rng(0).random((100, 30), dtype=np.float32)
+array = lambda: da.from_array(rows, chunks=(30, 10)) * 2
+assert hasattr(array(), "expr")
+network = tg.Network([tg.Layer(np.eye(30), bias=-0.1)])
+inference, expected = tg.infer(network, array()), tg.infer(network, 2 * rows).compute().outputs
+assert inference.__dask_keys__() == tg.infer(network, array()).__dask_keys__()
+for found in (inference, inference.persist(), tg.infer(network, array(), partitions=7)):
+    assert (found.compute().outputs != expected).nnz == 0
+assert (dask.compute(inference, array().sum())[0].outputs != expected).nnz == 0
+"""
+
+
+def test_dask_arrays_that_are_expressions():
+    # In a process of its own: Dask chooses the kind of array when it is imported.
+    subprocess.run([sys.executable, "-W", "error", "-c", ARRAY_EXPRESSIONS], check=True)
