@@ -160,6 +160,7 @@ def test_an_official_size_must_have_its_edges(layout):
     [
         ({"layers": 0}, "cannot read 0 layers, expected at least 1"),
         ({"bias": float("nan")}, "bias is nan, expected a finite float32"),
+        ({"bias": 1e300}, "bias is 1e\\+300, expected a finite float32"),
         ({"cap": -1.0}, "cap is -1.0"),
     ],
 )
@@ -240,10 +241,20 @@ def test_an_archive_cut_anywhere_is_refused(tmp_path):
 def test_an_archive_cut_before_it_was_compressed_is_refused(tmp_path):
     path = pack(tmp_path / "net.tar.gz", LAYERS)
     content = gzip.decompress(path.read_bytes())
-    for size in (3, 520, 700, 1600, 2060):
+    end = 6 * 512  # three headers and three files of less than a block each
+    assert not any(content[end:])
+    for size in [*range(0, end, 100), end, end + 511]:
         path.write_bytes(gzip.compress(content[:size]))
-        with pytest.raises(FileFormatError, match=f"{path}"):
-            read_challenge_network(path, 4, 3)
+        with pytest.raises(FileFormatError, match=f"cannot read {path} as a .tar.gz archive"):
+            read_challenge_network(path)
+    path.write_bytes(gzip.compress(content[: end + 512]))
+    assert len(read_challenge_network(path)) == 3
+
+
+def test_an_archive_may_end_in_many_zeros(tmp_path):
+    path = pack(tmp_path / "net.tar.gz", LAYERS)
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(2**20)))
+    assert len(read_challenge_network(path)) == 3
 
 
 def test_a_flipped_checksum_is_refused(tmp_path):

@@ -80,6 +80,7 @@ def read_network(
     }
     if cap is not ...:
         given["cap"] = cap
+    _require(path, _NETWORKS)
     if path.suffix == ".safetensors":
         network = _read_packed(path, layers, given)
     elif path.name.endswith((".tar.gz", ".tgz")) or _holds(path, _challenge.LAYER_FILE):
@@ -89,7 +90,7 @@ def read_network(
     elif path.name.endswith((".mtx", ".mtx.gz")) or _holds(path, _matrixmarket.LAYER_FILE):
         network = read_matrix_market(path, layers, progress=progress, **given)
     else:
-        raise FileFormatError(f"{path} {_trouble(path)}; a network can be read from {_NETWORKS}")
+        raise FileFormatError(f"{path} is of no known format, expected {_NETWORKS}")
     if neurons not in (None, network.inputs):
         raise FileFormatError(f"{path} has {network.inputs} neurons, expected {neurons}")
     return network
@@ -106,8 +107,9 @@ def _holds(path: Path, layer_file: re.Pattern[str]) -> bool:
     return path.is_dir() and any(layer_file.fullmatch(file.name) for file in path.iterdir())
 
 
-def _trouble(path: Path) -> str:
-    return "is of no known format" if path.exists() else "does not exist"
+def _require(path: Path, expected: str) -> None:
+    if not path.exists():
+        raise FileFormatError(f"{path} does not exist, expected {expected}")
 
 
 def read_images(path: str | os.PathLike[str], neurons: int, samples: int | None = None) -> scipy.sparse.csr_array:
@@ -127,10 +129,11 @@ def read_images(path: str | os.PathLike[str], neurons: int, samples: int | None 
         MissingDependencyError: the format needs a package that is not installed.
     """
     path = Path(path)
+    _require(path, _IMAGES)
     if path.name.endswith((".tsv", ".tsv.gz")):
         return read_challenge_images(path, neurons, samples)
     if not path.name.endswith((".mtx", ".mtx.gz")):
-        raise FileFormatError(f"{path} {_trouble(path)}; inputs can be read from {_IMAGES}")
+        raise FileFormatError(f"{path} is of no known format, expected {_IMAGES}")
     images = read_matrix_market_images(path)
     expected = images.shape[0] if samples is None else samples, neurons
     if images.shape != expected:

@@ -111,7 +111,8 @@ def _archive_layers(path: Path) -> Iterator[LayerFile]:
 def _shared_bias(bias: float | None, file: LayerFile) -> NDArray[np.float32]:
     """Return the bias that all layers share, neurons floats, for the network that `file` belongs to."""
     neurons = int(file.stem.strip("n-l"))
-    value = np.float32(challenge.bias(neurons) if bias is None else bias)
+    with np.errstate(over="ignore"):  # an overflow to inf is reported below
+        value = np.float32(challenge.bias(neurons) if bias is None else bias)
     if not np.isfinite(value):
         raise NetworkError(f"bias is {bias}, expected a finite float32")
     return np.full(neurons, value)

@@ -90,8 +90,11 @@ def archive_files(path: Path, wanted: Callable[[str], object]) -> Iterator[tuple
                         content = archive.extractfile(member)
                         assert content is not None  # it is a regular file
                         yield name, content.read()
-            while stream.read(_ARCHIVE_BUFFER_BYTES):  # tar stops early, gzip compares its checksum at the very end
+            while stream.read(_ARCHIVE_BUFFER_BYTES):  # gzip compares its checksum at the very end
                 pass
+            # tarfile takes the end of the stream for the end of the archive, which is a block of zeros.
+            if stream.tell() < archive.offset + tarfile.BLOCKSIZE:
+                raise EOFError("the end of the archive is missing")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise FileFormatError(f"cannot read {path} as a .tar.gz archive: {error}") from error
 

@@ -1,0 +1,62 @@
+"""What the README shows is true: its Python runs, its commands are commands, its links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from taskgraph_dnn.cli import main
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python_runs(code, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "logical nodes" in capsys.readouterr().out
+    assert (tmp_path / "graph.svg").exists()
+
+
+def test_there_is_python():
+    assert blocks("python")
+
+
+def shown_commands() -> list[list[str]]:
+    text = "".join(blocks("console")).replace("\\\n", " ")
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in text.splitlines() if line.startswith("$ ")]
+
+
+@pytest.mark.parametrize("command", shown_commands(), ids=" ".join)
+def test_commands_exist(command):
+    program, *arguments = command
+    if program == "make":
+        assert re.search(rf"^{arguments[0]}:.*## ", (REPOSITORY / "Makefile").read_text(), re.M)
+        return
+    assert program == "taskgraph-dnn"
+    subcommand = main.commands[arguments[0]]
+    known = {name for parameter in subcommand.params for name in parameter.opts}
+    assert {argument for argument in arguments if argument.startswith("--")} <= known
+
+
+def test_the_shown_output_is_the_commands():
+    from click.testing import CliRunner
+
+    (command,) = [command for command in shown_commands() if "--check" in command]
+    output = CliRunner().invoke(main, command[1:]).output
+    changing = re.compile(r"│ (read|prepare|infer|rate) .*|│ tasks .*")
+    lines = [line for line in output.splitlines() if not changing.match(line)]
+    assert lines
+    for line in lines:
+        assert line in README, line
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)]+)\)", README))
+def test_links_lead_somewhere(target):
+    assert (REPOSITORY / target).exists()
