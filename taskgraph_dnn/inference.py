@@ -137,7 +137,7 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
     __dask_optimize__ = None
 
     def __dask_graph__(self) -> Mapping[Any, Any]:
-        graph: Mapping[Any, Any] = self.expr.__dask_graph__()
+        graph: Mapping[Any, Any] = self.expr.lower_completely().__dask_graph__()  # the input may be an array expression
         return graph
 
     def __dask_keys__(self) -> list[Any]:

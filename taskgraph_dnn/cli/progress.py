@@ -13,6 +13,9 @@ from taskgraph_dnn.io import Progress as Report
 def progress(title: str) -> Iterator[Report]:
     """Yield `report(done, total)`, which moves a bar; the bar goes away when the context is left."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None  # noqa: ARG005
+        return
     columns = (
         TextColumn("{task.description:<8}"),
         BarColumn(bar_width=None),
@@ -20,6 +23,6 @@ def progress(title: str) -> Iterator[Report]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
