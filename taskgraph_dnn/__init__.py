@@ -11,7 +11,7 @@ Data flows one way: files, Network, Plan, task graph, executor, Result. `docs/ar
 
 from taskgraph_dnn.errors import (
     DumpError,
-    FileFormatError,
+    FileError,
     InputError,
     KernelError,
     MissingDependencyError,
@@ -42,7 +42,7 @@ from taskgraph_dnn.synthetic import digit_images, radixnet
 
 __all__ = [
     "DumpError",
-    "FileFormatError",
+    "FileError",
     "Inference",
     "InputError",
     "KernelError",

@@ -61,11 +61,14 @@ class Activations:
     def to_csr(self) -> scipy.sparse.csr_array:
         """Return the nonzero values as CSR, samples x neurons, float32."""
         _, neurons, lanes = self.values.shape
-        by_sample = self.values.transpose(0, 2, 1)
-        tile, lane, neuron = np.nonzero(by_sample)
-        sample = tile * lanes + lane
-        held = sample < self.samples
-        data = by_sample[tile, lane, neuron]
-        counts = np.bincount(sample[held], minlength=self.samples)
+        counts = np.count_nonzero(self.values, axis=1).ravel()[: self.samples]
         indptr = np.concatenate([[0], np.cumsum(counts)])
-        return scipy.sparse.csr_array((data[held], neuron[held], indptr), shape=(self.samples, neurons))
+        indices = np.empty(indptr[-1], np.int32 if max(neurons, indptr[-1]) < 2**31 else np.int64)
+        data = np.empty(indptr[-1], np.float32)
+        for tile, first in enumerate(range(0, self.samples, lanes)):
+            stop = min(first + lanes, self.samples)
+            by_sample = self.values[tile, :, : stop - first].T
+            nonzero = np.nonzero(by_sample)
+            indices[indptr[first] : indptr[stop]] = nonzero[1]
+            data[indptr[first] : indptr[stop]] = by_sample[nonzero]
+        return scipy.sparse.csr_array((data, indices, indptr.astype(indices.dtype)), shape=(self.samples, neurons))

@@ -1,8 +1,12 @@
 """Settings, read through Dask's configuration (`taskgraph-dnn:` in YAML, `DASK_TASKGRAPH_DNN__...`)."""
 
-from dataclasses import dataclass, fields
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -33,62 +37,129 @@ class Settings:
     partition_bytes: int
 
 
+@dataclass(frozen=True)
+class Job:
+    """What the command line runs: options, with the configuration's `job` section where they are not given.
+
+    Attributes:
+        network, images, truth: files; None where there is none.
+        neurons, layers, samples: of what is made, or to check or cut what is read; None where nobody said.
+        bias: of every neuron, or None.
+        seed: of what is made.
+        check: how many samples to compare with the float64 reference; None where nobody said.
+        scheduler: where to run.
+    """
+
+    network: Path | None
+    neurons: int | None
+    layers: int | None
+    bias: float | None
+    images: Path | None
+    samples: int | None
+    seed: int
+    truth: Path | None
+    check: int | None
+    scheduler: str
+
+
 def settings(**overrides: Any) -> Settings:
     """Return the configured settings, with every override that is not None in place of its setting.
 
     Raises:
         PlanError: the configuration holds a name that is no setting, or a value that none can have.
     """
-    configured = _configured(_NAMESPACE, [*(field.name for field in fields(Settings)), "job"])
-    configured |= {name: value for name, value in overrides.items() if value is not None}
+    values = _section(_NAMESPACE, _defaults()[_NAMESPACE]) | _given(overrides)
     return Settings(
-        partitions=_partitions(configured["partitions"]),
-        kernel=str(configured["kernel"]),
-        strategy=str(configured["strategy"]),
-        task_seconds=_positive("task-seconds", float, configured["task_seconds"]),
-        partition_bytes=_positive("partition-bytes", parse_bytes, configured["partition_bytes"]),
+        partitions="auto"
+        if values["partitions"] == "auto"
+        else _whole("partitions", values["partitions"], 1, ' or "auto"'),
+        kernel=_text("kernel", values["kernel"]),
+        strategy=_text("strategy", values["strategy"]),
+        task_seconds=_positive("task-seconds", values["task_seconds"], float),
+        partition_bytes=_positive("partition-bytes", values["partition_bytes"], parse_bytes),
     )
 
 
-def job_defaults() -> dict[str, Any]:
-    """Return what the command line runs where its options do not say, by option name.
+def job(**overrides: Any) -> Job:
+    """Return the configured job, with every override that is not None in place of its value.
 
     Raises:
-        PlanError: the configuration holds a name that is none of them.
+        PlanError: the configuration holds a name that is no part of a job, or a value that none can have.
     """
-    return _configured(f"{_NAMESPACE}.job", list(_defaults()[_NAMESPACE]["job"]))
+    values = _section(f"{_NAMESPACE}.job", _defaults()[_NAMESPACE]["job"]) | _given(overrides)
+
+    def optional(convert: Callable[..., Any], name: str, *arguments: Any) -> Any:
+        return None if values[name] is None else convert(f"job.{name}", values[name], *arguments)
+
+    return Job(
+        network=optional(_path, "network"),
+        neurons=optional(_whole, "neurons", 1),
+        layers=optional(_whole, "layers", 1),
+        bias=optional(_number, "bias"),
+        images=optional(_path, "images"),
+        samples=optional(_whole, "samples", 0),
+        seed=_whole("job.seed", values["seed"], 0),
+        truth=optional(_path, "truth"),
+        check=optional(_whole, "check", 0),
+        scheduler=_text("job.scheduler", values["scheduler"]),
+    )
 
 
-def _configured(path: str, names: list[str]) -> dict[str, Any]:
-    found = dask.config.get(path)
-    configured = {str(name).replace("-", "_"): value for name, value in found.items()} if found else {}
-    unknown = sorted(set(configured) - set(names))
+def _given(overrides: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in overrides.items() if value is not None}
+
+
+def _section(path: str, defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return a section of Dask's configuration over its defaults, with underscores in the names."""
+    found = dask.config.get(path, {})
+    if not isinstance(found, dict):
+        raise PlanError(f"{path} is {found!r}, expected settings: {', '.join(defaults)}")
+    known = {name.replace("-", "_"): value for name, value in defaults.items()}
+    configured = {str(name).replace("-", "_"): value for name, value in found.items()}
+    unknown = sorted(set(configured) - set(known))
     if unknown:
-        valid = ", ".join(name.replace("_", "-") for name in names)
-        raise PlanError(f"unknown setting {path}.{unknown[0].replace('_', '-')}, expected one of {valid}")
-    return configured
+        raise PlanError(f"unknown setting {path}.{unknown[0].replace('_', '-')}, expected one of {', '.join(defaults)}")
+    return known | configured
 
 
-def _partitions(value: Any) -> int | str:
-    if value == "auto":
-        return "auto"
-    partitions: int = _positive("partitions", _whole, value, 'a whole number of at least 1, or "auto"')
-    return partitions
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise PlanError(f"{name} is {value!r}, expected a name")
+    return value
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or int(value) != float(value):
-        raise ValueError(value)
-    return int(value)
+def _path(name: str, value: Any) -> Path:
+    return value if isinstance(value, Path) else Path(_text(name, value))
 
 
-def _positive(name: str, convert: Any, value: Any, expected: str = "a number above 0") -> Any:
+def _whole(name: str, value: Any, at_least: int, alternative: str = "") -> int:
+    try:
+        # Text, because that is what the command line and the environment may give; no float, no bool.
+        number = int(value) if isinstance(value, str) else operator.index(value)
+    except (TypeError, ValueError):
+        number = at_least - 1
+    if isinstance(value, bool) or number < at_least:
+        raise PlanError(f"{name} is {value!r}, expected a whole number of at least {at_least}{alternative}")
+    return number
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise PlanError(f"{name} is {value!r}, expected a finite number")
+    return number
+
+
+def _positive(name: str, value: Any, convert: Callable[[Any], Any]) -> Any:
     try:
         number = convert(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = 0
-    if not number > 0:
-        raise PlanError(f"{name} is {value!r}, expected {expected}")
+    if not (number > 0 and math.isfinite(number)):
+        raise PlanError(f"{name} is {value!r}, expected a number above 0")
     return number
 
 

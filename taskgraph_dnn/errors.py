@@ -9,8 +9,8 @@ class TaskgraphError(Exception):
     """Base class of every error that this package raises on purpose."""
 
 
-class FileFormatError(TaskgraphError):
-    """A file is missing, damaged, or not what its reader expects."""
+class FileError(TaskgraphError):
+    """A file is missing, damaged, not what its reader expects, or cannot be written."""
 
 
 class NetworkError(TaskgraphError):

@@ -5,6 +5,7 @@ result, so a finished run holds the exact history of what produced it (a task th
 trace, its replay does); and it is published to the subscribers of this process, which is how a progress bar moves.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,12 +48,19 @@ class TaskEvent:
 Subscriber = Callable[[TaskEvent], None]
 
 _subscribers: list[Subscriber] = []
+_log = logging.getLogger(__name__)
 
 
 def publish(event: TaskEvent) -> None:
-    """Hand the event to every subscriber of this process, in the thread that ran the task."""
+    """Hand the event to every subscriber of this process, in the thread that ran the task.
+
+    A subscriber that fails is logged: looking at a run must not break it.
+    """
     for subscriber in tuple(_subscribers):
-        subscriber(event)
+        try:
+            subscriber(event)
+        except Exception:
+            _log.exception("a subscriber to task events failed")
 
 
 @contextmanager

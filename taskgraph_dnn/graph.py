@@ -14,14 +14,22 @@ The methods with underscores are Dask's expression protocol (`dask._expr.Expr`).
 
 from typing import Any
 
+import scipy.sparse
 from dask._expr import Expr, HLGExpr
 from dask._task_spec import DataNode, List, Task, TaskRef
+from dask.sizeof import sizeof
 from dask.tokenize import tokenize
 
 from taskgraph_dnn.inputs import checked_rows, row_slice
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.result import collect
 from taskgraph_dnn.spans import Span, run_span
+
+
+@sizeof.register(scipy.sparse.csr_array)  # type: ignore[untyped-decorator]
+def _csr_nbytes(csr: scipy.sparse.csr_array) -> int:
+    # Dask takes a matrix for 56 bytes, and then moves and spills blindly.
+    return int(csr.data.nbytes + csr.indices.nbytes + csr.indptr.nbytes)
 
 
 class _Partitions(Expr):  # type: ignore[misc]
@@ -93,8 +101,8 @@ class InferencePartitions(_Partitions):
         width = self.plan.layers[0].inputs
         blocks = [key for row in self.inputs.__dask_keys__() for key in row]
         return [
-            Task((name, p), checked_rows, TaskRef(block), width, first)
-            for p, (block, (first, _)) in enumerate(zip(blocks, self.plan.partitions, strict=True))
+            Task((name, p), checked_rows, TaskRef(block), width, first, stop - first)
+            for p, (block, (first, stop)) in enumerate(zip(blocks, self.plan.partitions, strict=True))
         ]
 
     def _span(self, partition: int, first: int, stop: int) -> Span:
@@ -102,24 +110,25 @@ class InferencePartitions(_Partitions):
         return Span(self.token, partition, first, stop, kernels, self.plan.lanes)
 
 
-class PersistedPartitions(_Partitions):
-    """An inference whose partitions are in memory, here or on a cluster.
+class RebuiltPartitions(_Partitions):
+    """An inference whose graph Dask has made over: run already (`persist`), optimized, or cloned.
 
     Operands:
-        results: partition key to its `Finished` value or future.
-        plan, read_seconds, prepare_seconds: as of the inference.
+        graph: the graph, or the partitions' values or futures.
+        keys: the partitions' keys in it.
+        token, plan, read_seconds, prepare_seconds: as of the inference.
     """
 
-    _parameters = ["results", "plan", "read_seconds", "prepare_seconds"]  # noqa: RUF012
+    _parameters = ["graph", "keys", "token", "plan", "read_seconds", "prepare_seconds"]  # noqa: RUF012
 
     def _identity(self) -> Any:
-        return list(self.results)
+        return self.token, self.keys
 
     def __dask_keys__(self) -> list[Any]:
-        return list(self.results)
+        return list(self.keys)
 
     def _layer(self) -> dict[Any, Any]:
-        return dict(self.results)
+        return dict(self.graph)
 
 
 class InferenceResult(Expr):  # type: ignore[misc]

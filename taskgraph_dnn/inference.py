@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 from dask import is_dask_collection, threaded
-from dask.base import DaskMethodsMixin
+from dask.base import DaskMethodsMixin, replace_name_in_key
 from dask.tokenize import tokenize
 
 from taskgraph_dnn import executors
 from taskgraph_dnn.config import Settings, settings
 from taskgraph_dnn.errors import InputError
-from taskgraph_dnn.graph import InferencePartitions, PersistedPartitions, array_expr
+from taskgraph_dnn.graph import InferencePartitions, RebuiltPartitions, array_expr
 from taskgraph_dnn.inputs import checked_rows
 from taskgraph_dnn.network import Network
-from taskgraph_dnn.plan import Plan, make_plan
+from taskgraph_dnn.plan import Plan, even_ranges, make_plan
 from taskgraph_dnn.result import Result, collect
 
 
@@ -72,15 +72,17 @@ def infer(
 
 def _row_chunks(array: Any, network: Network, chosen: Settings) -> Any:
     if not hasattr(type(array), "chunks") or array.ndim != 2:  # an instance of Delayed has any attribute one asks for
-        raise InputError(f"samples are a {type(array).__name__}, expected a 2-D Dask array, samples x inputs")
-    if any(np.isnan(rows) for rows in array.chunks[0]):
+        found = f" of shape {array.shape}" if hasattr(type(array), "chunks") else ""
+        raise InputError(f"samples are a {type(array).__name__}{found}, expected a 2-D Dask array, samples x inputs")
+    if any(np.isnan(size) for size in array.shape):
         raise InputError("samples are a Dask array with chunks of unknown size: call its compute_chunk_sizes() first")
     if array.shape[1] != network.inputs:
         raise InputError(f"samples are {array.shape[1]} values wide, but the network has {network.inputs} inputs")
-    array = array.rechunk({1: -1})
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"samples are of type {array.dtype}, expected real numbers")
     if isinstance(chosen.partitions, int):
-        array = array.rechunk({0: -(-len(array) // chosen.partitions)})
-    return array
+        array = array.rechunk({0: tuple(stop - first for first, stop in even_ranges(len(array), chosen.partitions))})
+    return array.rechunk({1: -1})
 
 
 class Inference(DaskMethodsMixin):  # type: ignore[misc]
@@ -91,7 +93,7 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
         plan: the `Plan`; `print(inference.plan)` shows it as a table.
     """
 
-    def __init__(self, expr: InferencePartitions | PersistedPartitions) -> None:
+    def __init__(self, expr: InferencePartitions | RebuiltPartitions) -> None:
         self.expr = expr
 
     @property
@@ -99,6 +101,12 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
         """How it will be run."""
         plan: Plan = self.expr.plan
         return plan
+
+    @property
+    def token(self) -> str:
+        """The name of its tasks and events (`TaskEvent.run`): equal for equal networks, samples and plans."""
+        token: str = self.expr.token
+        return token
 
     def compute(self, **kwargs: Any) -> Result:
         """Run it and return the `Result`: on this process's threads, or on the cluster of the active client."""
@@ -152,10 +160,18 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
         return collect, (self.plan, self.expr.read_seconds, self.expr.prepare_seconds)
 
     def __dask_postpersist__(self) -> tuple[Callable[..., "Inference"], tuple[Any, ...]]:
-        return _persisted, (self.__dask_keys__(), self.plan, self.expr.read_seconds, self.expr.prepare_seconds)
+        timing = self.expr.read_seconds, self.expr.prepare_seconds
+        return _rebuilt, (self.__dask_keys__(), self.token, self.plan, *timing)
 
 
-def _persisted(
-    results: Mapping[Any, Any], keys: list[Any], plan: Plan, read_seconds: float, prepare_seconds: float
+def _rebuilt(
+    graph: Mapping[Any, Any],
+    keys: list[Any],
+    token: str,
+    plan: Plan,
+    read_seconds: float,
+    prepare_seconds: float,
+    rename: Mapping[str, str] | None = None,
 ) -> Inference:
-    return Inference(PersistedPartitions({key: results[key] for key in keys}, plan, read_seconds, prepare_seconds))
+    keys = [replace_name_in_key(key, rename or {}) for key in keys]
+    return Inference(RebuiltPartitions(graph, keys, token, plan, read_seconds, prepare_seconds))

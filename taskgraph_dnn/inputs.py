@@ -6,19 +6,21 @@ import numpy as np
 import scipy.sparse
 
 from taskgraph_dnn.errors import InputError
-from taskgraph_dnn.matrices import first_not_finite, real_matrix
+from taskgraph_dnn.matrices import first_not_finite, float32_matrix, real_matrix
 
 
-def checked_rows(rows: Any, inputs: int, first_sample: int = 0) -> Any:
+def checked_rows(rows: Any, inputs: int, first_sample: int = 0, samples: int | None = None) -> Any:
     """Return `rows` as a float32 CSR array (if sparse) or a float32 2-D array, without a copy where it is one already.
 
     Args:
         rows: samples x inputs, any scipy sparse matrix or array, or what numpy takes for a 2-D array.
         inputs: neurons of the network's input.
         first_sample: number of the first row in the whole batch, for messages.
+        samples: how many rows there must be; None takes any number.
 
     Raises:
-        InputError: the rows have another width than the network, are no real numbers, or one is nan or infinite.
+        InputError: the rows have another width than the network, are not as many as expected, are no real numbers, or
+            one is nan or infinite.
     """
     try:
         rows = real_matrix(rows)
@@ -26,8 +28,9 @@ def checked_rows(rows: Any, inputs: int, first_sample: int = 0) -> Any:
         raise InputError(f"samples {error}") from error
     if rows.shape[1] != inputs:
         raise InputError(f"samples are {rows.shape[1]} values wide, but the network has {inputs} inputs")
-    with np.errstate(over="ignore"):  # an overflow to inf is reported below, with its place
-        checked = _float32(rows)
+    if samples not in (None, rows.shape[0]):
+        raise InputError(f"the block that begins at sample {first_sample} has {rows.shape[0]} rows, expected {samples}")
+    checked = _float32(rows)
     wrong = first_not_finite(checked)
     if wrong is not None:
         sample, column, value = wrong
@@ -47,9 +50,6 @@ def row_slice(rows: Any, first: int, stop: int) -> Any:
 
 def _float32(rows: Any) -> Any:
     if not scipy.sparse.issparse(rows):
-        return rows.astype(np.float32, copy=False)
-    csr = scipy.sparse.csr_array(rows, dtype=np.float32)
-    if not csr.has_canonical_format:
-        csr = csr.copy()  # it may share the caller's arrays
-        csr.sum_duplicates()
-    return csr
+        with np.errstate(over="ignore"):
+            return rows.astype(np.float32, copy=False)
+    return float32_matrix(rows, scipy.sparse.csr_array)

@@ -38,6 +38,21 @@ def real_matrix(matrix: Any) -> Any:
         raise ValueError(f"are no valid {matrix.format.upper()} matrix: {error}") from error
 
 
+def float32_matrix(matrix: Any, form: type[Any]) -> Any:
+    """Return a matrix in `form`, `csr_array` or `csc_array`, as float32, indices sorted and duplicates summed.
+
+    Nothing is copied where it is all that already.
+    """
+    if matrix.dtype != np.float32:
+        matrix = matrix.astype(np.float64)  # small integers would overflow when duplicates are summed
+    compressed = form(matrix if scipy.sparse.issparse(matrix) else scipy.sparse.coo_array(matrix))
+    if not compressed.has_canonical_format:
+        compressed = compressed.copy()  # it may share the caller's arrays
+        compressed.sum_duplicates()
+    with np.errstate(over="ignore"):  # an overflow gives inf, which is for the caller to find
+        return compressed.astype(np.float32, copy=False)
+
+
 def first_not_finite(matrix: Any) -> tuple[int, int, Any] | None:
     """Return row, column and value of the first number that is nan or infinite, or None.
 

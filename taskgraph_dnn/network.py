@@ -10,9 +10,11 @@ order in which every kernel reads them. (The transpose of that matrix, outputs x
 
 import hashlib
 import struct
+import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,7 +22,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from taskgraph_dnn.errors import NetworkError
-from taskgraph_dnn.matrices import first_not_finite, real_matrix
+from taskgraph_dnn.matrices import first_not_finite, float32_matrix, real_matrix
 
 ACTIVATIONS = ("relu", "identity")
 
@@ -48,6 +50,9 @@ class Layer:
     bias: NDArray[np.float32]
     activation: str
     cap: float | None
+    #: What kernels made of the layer in this process, by kernel, and the lock to hold while making it.
+    packed: dict[str, Any] = field(init=False, repr=False)
+    packing: threading.Lock = field(init=False, repr=False)
 
     def __init__(
         self, weights: Any, *, bias: ArrayLike = 0.0, activation: str = "relu", cap: float | None = None
@@ -84,7 +89,7 @@ class Layer:
     def _freeze(
         self, weights: scipy.sparse.csc_array, bias: NDArray[np.float32], activation: str, cap: float | None
     ) -> None:
-        if activation not in ACTIVATIONS:
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise NetworkError(f"unknown activation {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
         if cap is not None and not _is_cap(cap):
             raise NetworkError(f"cap is {cap!r}, expected a finite float32 above 0, or None")
@@ -92,15 +97,22 @@ class Layer:
         object.__setattr__(self, "bias", bias)
         object.__setattr__(self, "activation", activation)
         object.__setattr__(self, "cap", None if cap is None else float(cap))
-        self._protect()
+        self._settle()
 
-    def _protect(self) -> None:
+    def _settle(self) -> None:
         for array in (self.weights.data, self.weights.indices, self.weights.indptr, self.bias):
             array.flags.writeable = False
+        self.__dict__.update(packed={}, packing=threading.Lock())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("packed", "packing")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._protect()  # pickled arrays may come back writeable
+        self._settle()  # pickled arrays may come back writeable
+
+    def __sizeof__(self) -> int:
+        return self.nbytes
 
     @property
     def inputs(self) -> int:
@@ -151,6 +163,9 @@ class NetworkSource(Protocol):
     def open(self) -> "Network":
         """Return the network; cheap after the first time in a process."""
 
+    def head(self, layers: int, digest: str) -> "NetworkSource":
+        """Return the source of the network of the first `layers` layers, whose digest is `digest`."""
+
 
 @dataclass(frozen=True, eq=False)
 class Network:
@@ -172,7 +187,10 @@ class Network:
     def __init__(
         self, layers: Iterable[Layer], *, source: NetworkSource | None = None, read_seconds: float = 0.0
     ) -> None:
-        object.__setattr__(self, "layers", tuple(layers))
+        try:
+            object.__setattr__(self, "layers", tuple(layers))
+        except TypeError as error:
+            raise NetworkError(f"a network is made of layers, got a {type(layers).__name__}") from error
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "read_seconds", read_seconds)
         if not self.layers:
@@ -221,9 +239,14 @@ class Network:
         """Return the network of the first `layers` layers."""
         if layers == len(self.layers):
             return self
-        if not 1 <= layers <= len(self.layers):
+        if layers not in range(1, len(self.layers) + 1):
             raise NetworkError(f"cannot take {layers} layers of a network that has {len(self.layers)}")
-        return Network(self.layers[:layers], read_seconds=self.read_seconds)
+        digest = network_digest(layer.digest for layer in self.layers[:layers])
+        source = None if self.source is None else self.source.head(layers, digest)
+        return Network(self.layers[:layers], source=source, read_seconds=self.read_seconds)
+
+    def __sizeof__(self) -> int:
+        return self.nbytes
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -258,9 +281,7 @@ def _canonical(weights: Any) -> scipy.sparse.csc_array:
         raise NetworkError(f"weights {error}") from error
     if 0 in weights.shape:
         raise NetworkError(f"weights have shape {weights.shape}, expected inputs x outputs, at least 1 x 1")
-    with np.errstate(over="ignore"):  # an overflow to inf is reported below, with its place
-        csc = scipy.sparse.csc_array(weights, dtype=np.float32, copy=True)
-    csc.sum_duplicates()
+    csc = float32_matrix(weights, scipy.sparse.csc_array).copy()
     wrong = first_not_finite(csc)
     if wrong is not None:
         row, column, value = wrong
@@ -289,9 +310,11 @@ def _bias(bias: ArrayLike, outputs: int) -> NDArray[np.float32]:
 
 
 def _is_cap(cap: Any) -> bool:
+    if isinstance(cap, bool) or not isinstance(cap, Real):
+        return False
     try:
         with np.errstate(over="ignore", under="ignore"):
-            value = np.float32(cap)
-        return bool(np.isfinite(value) and value > 0)
-    except (TypeError, ValueError):
+            value = np.float32(float(cap))
+    except OverflowError:  # a whole number beyond float64
         return False
+    return bool(np.isfinite(value) and value > 0)

@@ -2,7 +2,7 @@
 
 A plan says into which partitions the batch is cut, into which spans of layers the chain is grouped, and which kernel
 computes each layer. The logical graph has one node for each (layer, partition); a task is one span of one partition.
-Nothing here knows Dask, and nothing here reads weights.
+Nothing here makes tasks, and nothing reads weights.
 """
 
 from collections.abc import Sequence
@@ -22,6 +22,9 @@ _TILE_BYTES = 4 * 2**20
 #: Each worker thread gets at least this many partitions, so that one slow partition does not leave the others idle.
 _PARTITIONS_PER_THREAD = 2
 
+#: More tasks than this no Dask scheduler can hold.
+MOST_PARTITIONS = 1_000_000
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -31,11 +34,12 @@ class Cost:
     nbytes: int
 
 
-def cost(layer: Layer, kernel: Kernel, samples: int) -> Cost:
-    """Estimate one layer for `samples` samples on one thread."""
+def cost(layer: Layer, kernel: Kernel, samples: int, lanes: int) -> Cost:
+    """Estimate one layer for `samples` samples, in tiles of `lanes`, on one thread."""
+    slots = -(-samples // lanes) * lanes
     return Cost(
-        seconds=layer.nnz * samples / kernel.multiply_adds_per_second,
-        nbytes=4 * samples * (layer.inputs + layer.outputs),
+        seconds=layer.nnz * slots / kernel.multiply_adds_per_second,
+        nbytes=4 * slots * (layer.inputs + layer.outputs),
     )
 
 
@@ -62,8 +66,9 @@ class Plan:
         partitions: (first, stop) samples of each batch partition, likewise.
         lanes: samples in a tile of activations.
         threads: worker threads that the plan was made for.
-        task_seconds: the longest task is expected to take this long.
-        task_nbytes: the most bytes of activations that a task holds.
+        longest_task_seconds: what the longest task is expected to take.
+        largest_task_nbytes: the most bytes of dense activations that a task needs: what it was given, and one layer's
+            inputs and outputs.
     """
 
     strategy: str
@@ -72,8 +77,8 @@ class Plan:
     partitions: tuple[tuple[int, int], ...]
     lanes: int
     threads: int
-    task_seconds: float
-    task_nbytes: int
+    longest_task_seconds: float
+    largest_task_nbytes: int
 
     @property
     def samples(self) -> int:
@@ -94,10 +99,6 @@ class Plan:
     def nnz(self) -> int:
         """Edges of all layers."""
         return sum(layer.nnz for layer in self.layers)
-
-    def span_of(self, layer: int) -> int:
-        """Return the number of the span that holds `layer` (both from 0)."""
-        return next(number for number, (first, stop) in enumerate(self.spans) if first <= layer < stop)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, ready for JSON."""
@@ -136,7 +137,7 @@ def make_plan(
     if partitions is None:
         partitions = _cut(samples, lanes, network, settings, threads)
     largest = max((stop - first for first, stop in partitions), default=0)
-    costs = [cost(layer, kernel, largest) for layer in network]
+    costs = [cost(layer, kernel, largest, lanes) for layer in network]
     spans = STRATEGIES[settings.strategy]([c.seconds for c in costs], settings)
     return Plan(
         strategy=settings.strategy,
@@ -148,9 +149,17 @@ def make_plan(
         partitions=tuple(partitions),
         lanes=lanes,
         threads=threads,
-        task_seconds=max(sum(c.seconds for c in costs[first:stop]) for first, stop in spans),
-        task_nbytes=max(c.nbytes for c in costs),
+        longest_task_seconds=max(sum(c.seconds for c in costs[first:stop]) for first, stop in spans),
+        largest_task_nbytes=max(_span_nbytes(network, costs, span) for span in spans) * bool(largest),
     )
+
+
+def _span_nbytes(network: Network, costs: Sequence[Cost], span: tuple[int, int]) -> int:
+    """Bytes of a span: what the task was given stays until its end, beside the layer that is being computed."""
+    first, stop = span
+    given = costs[first].nbytes * network[first].inputs // (network[first].inputs + network[first].outputs)
+    later = (cost.nbytes for cost in costs[first + 1 : stop])
+    return max(costs[first].nbytes, given + max(later, default=0))
 
 
 def _lanes(network: Network) -> int:
@@ -160,16 +169,25 @@ def _lanes(network: Network) -> int:
 
 def _cut(samples: int, lanes: int, network: Network, settings: Settings, threads: int) -> tuple[tuple[int, int], ...]:
     if isinstance(settings.partitions, int):
-        return _even(samples, min(settings.partitions, samples))
-    per_sample = max(4 * (layer.inputs + layer.outputs) for layer in network)
+        return even_ranges(samples, settings.partitions)
+    given = max(layer.inputs for layer in network)
+    per_sample = 4 * (given + max(layer.inputs + layer.outputs for layer in network))
     tiles = -(-samples // lanes)
     fitting = max(1, settings.partition_bytes // (per_sample * lanes))  # tiles
     count = max(-(-tiles // fitting), min(_PARTITIONS_PER_THREAD * threads, tiles))
     # Whole tiles, so that no partition but the last computes padding.
-    return tuple((first * lanes, min(stop * lanes, samples)) for first, stop in _even(tiles, count))
+    return tuple((first * lanes, min(stop * lanes, samples)) for first, stop in even_ranges(tiles, count))
 
 
-def _even(total: int, parts: int) -> tuple[tuple[int, int], ...]:
+def even_ranges(total: int, parts: int) -> tuple[tuple[int, int], ...]:
+    """Cut 0 to `total` into `parts` ranges (first, stop) of nearly one size, but into none that is empty.
+
+    Raises:
+        PlanError: there would be more ranges than a task graph can hold.
+    """
+    parts = min(parts, total)
+    if parts > MOST_PARTITIONS:
+        raise PlanError(f"{parts:,} partitions, expected at most {MOST_PARTITIONS:,}: ask for fewer, or larger ones")
     edges = [total * part // parts for part in range(parts + 1)] if parts else []
     return tuple(pairwise(edges))
 
@@ -200,6 +218,7 @@ STRATEGIES = {"hybrid": _hybrid_spans, "data": _data_spans}
 def _table(plan: Plan) -> str:
     largest = max((stop - first for first, stop in plan.partitions), default=0)
     longest = max(stop - first for first, stop in plan.spans)
+    mebibytes = plan.largest_task_nbytes / 2**20
     rows = [("layers", "inputs", "outputs", "nnz a layer", "kernel")]
     described = [(f"{y.inputs:,}", f"{y.outputs:,}", f"{y.nnz:,}", y.kernel) for y in plan.layers]
     for alike, group in groupby(enumerate(described, start=1), key=lambda numbered: numbered[1]):
@@ -214,7 +233,7 @@ def _table(plan: Plan) -> str:
             f"partitions  {len(plan.partitions):,} of up to {largest:,} samples, in tiles of {plan.lanes}",
             f"spans       {len(plan.spans):,} of up to {longest:,} layers",
             f"graph       {plan.nodes:,} logical nodes (layer x partition) in {plan.tasks:,} tasks",
-            f"a task      up to {plan.task_seconds:.2g} s and {plan.task_nbytes / 2**20:,.1f} MiB of activations",
+            f"a task      up to {plan.longest_task_seconds:.2g} s and {mebibytes:,.1f} MiB of activations",
             *(f"kernel      {name}: {reason}" for name, reason in reasons.items()),
             "",
             *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from taskgraph_dnn.checks import Check
 from taskgraph_dnn.result import Result
@@ -31,7 +32,7 @@ def check_table(checks: list[Check]) -> Table:
     """Return the checks as a table for the terminal."""
     table = Table("check", "verdict", "compared")
     for check in checks:
-        verdict = "[green]agrees[/green]" if check.passed else "[red]DIFFERS[/red]"
+        verdict = Text("agrees", "green") if check.passed else Text("DIFFERS", "bold red")
         table.add_row(check.name, verdict, check.detail)
     return table
 

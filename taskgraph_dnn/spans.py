@@ -11,7 +11,6 @@ import threading
 import time
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import scipy.sparse
@@ -110,27 +109,22 @@ def run_span(before: Any, network: Network | NetworkSource, span: Span) -> Progr
 def _through(before: Activations, steps: list[tuple[int, Kernel, Any]]) -> Activations:
     values = before.values
     tiles, _, lanes = values.shape
-    spare: dict[tuple[int, ...], Values] = {}  # by shape, for a later layer to write into
+    spare: Values | None = None
     for outputs, kernel, packed in steps:
         shape = (tiles, outputs, lanes)
-        out = spare.pop(shape, None)
-        if out is None:
-            out = np.empty(shape, np.float32)
+        if spare is None or spare.shape != shape:
+            spare = None  # free before more is taken
+        out = np.empty(shape, np.float32) if spare is None else spare
         kernel.run(packed, values, out)
-        if values is not before.values:
-            spare[values.shape] = values
+        # The first values belong to the task before, whose result Dask may hand to others.
+        spare = values if values is not before.values else None
         values = out
     return Activations(values, before.samples)
 
 
-_packed: WeakKeyDictionary[Layer, dict[str, Any]] = WeakKeyDictionary()
-_packing = threading.Lock()
-
-
 def packed_layer(layer: Layer, kernel: str) -> Any:
     """Return the layer as `kernel` wants it: packed at the first call, kept for as long as the layer is."""
-    with _packing:
-        formats = _packed.setdefault(layer, {})
-        if kernel not in formats:
-            formats[kernel] = load_kernel(kernel).pack(layer)
-        return formats[kernel]
+    with layer.packing:
+        if kernel not in layer.packed:
+            layer.packed[kernel] = load_kernel(kernel).pack(layer)
+        return layer.packed[kernel]

@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "taskgraph_dnn"
 #: Lowest first. A module imports from lower floors, and within its own folder; never sideways.
 FLOORS = [
     {"errors", "events", "matrices"},
+    {"arguments"},
     {"config", "network", "challenge", "activations", "inputs"},
     {"io", "synthetic", "kernels", "reference"},
     {"plan"},

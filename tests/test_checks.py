@@ -45,6 +45,22 @@ def test_a_wrong_output_is_found(result, network, images):
     assert not check.passed
 
 
+def test_a_small_difference_is_found(result, network, images):
+    outputs = result.outputs.copy()
+    outputs.data[:] = outputs.data * np.float32(1.002) + np.float32(0.002)
+    (check,) = check_result(Result(outputs, result.seconds, result.plan, ()), network, images, samples=50)
+    assert not check.passed
+
+
+def test_an_output_that_is_zero_in_one_only_is_found(result, network, images):
+    outputs = result.outputs.tolil()
+    dead = np.setdiff1d(np.arange(50), result.categories)[0]
+    outputs[dead, 0] = 1e-6  # far below the tolerance, but it makes a category
+    (check,) = check_result(Result(outputs.tocsr(), result.seconds, result.plan, ()), network, images, samples=50)
+    assert not check.passed
+    assert "1 are zero in one only" in check.detail
+
+
 def test_nan_is_a_difference(result, network, images):
     outputs = result.outputs.copy()
     outputs.data[0] = np.nan

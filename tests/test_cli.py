@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,28 @@ def test_convert_and_run_packed(files, expected, tmp_path):
     assert "name ends in .safetensors" in invoke("convert", files[0], tmp_path / "network.pkl", code=1)
 
 
+def test_verify_with_one_kernel():
+    output = invoke("verify", *SMALL, "--kernel", "scipy", "--check", 20)
+    assert "scipy: float64 reference" in output
+    assert "20 samples" in output
+    assert "numba" not in output
+
+
+def test_verify_names_what_it_leaves_out(monkeypatch):
+    from taskgraph_dnn.kernels import load_kernel, registry
+
+    monkeypatch.setitem(registry._OWN, "numba", ("taskgraph_dnn.kernels.nowhere", "numba", "numba"))
+    load_kernel.cache_clear()
+    try:
+        output = invoke("verify", *SMALL)
+        assert (
+            "left out: kernel 'numba' needs numba, which is not installed: pip install 'taskgraph-dnn[numba]'" in output
+        )
+        assert "'taskgraph-dnn[numba]'" in invoke("info")
+    finally:
+        load_kernel.cache_clear()
+
+
 def test_verify_tries_every_kernel():
     output = invoke("verify", *SMALL)
     assert output.count("agrees") == 2
@@ -132,6 +155,12 @@ def test_visualize(tmp_path, suffix):
         assert len(graph) == 2 * (8 + 2)
 
 
+def test_text_in_brackets_is_text(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tg.write_packed(tg.radixnet(neurons=64, layers=1), "m[bold][red].safetensors")
+    assert "m[bold][red].safetensors" in invoke("info", "--network", "m[bold][red].safetensors")
+
+
 def test_info(files):
     output = invoke("info", "--network", files[0])
     assert "8 layers, 16,384 edges" in output
@@ -156,6 +185,20 @@ def test_a_configuration_file(tmp_path):
     assert len(found["plan"]["partitions"]) == 5
 
 
+def test_a_configuration_file_names_files(files, tmp_path):
+    network, images = files
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({"taskgraph-dnn": {"job": {"network": str(network), "images": str(images)}}}))
+    invoke("run", "--config", path, "--json", tmp_path / "r.json")
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert (found["layers"], found["samples"]) == (8, 200)
+    job = {"layers": 3, "samples": 7}
+    path.write_text(yaml.safe_dump({"taskgraph-dnn": {"job": job}}))
+    invoke("run", "--config", path, "--network", network, "--images", images, "--json", tmp_path / "r.json")
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert (found["layers"], found["samples"]) == (3, 7)
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_configurations_in_the_repository_load(path):
     assert "logical nodes" in invoke("plan", "--config", path)
@@ -169,6 +212,9 @@ def test_configurations_in_the_repository_load(path):
         ("taskgraph-dnn: {kernal: scipy}", "unknown setting taskgraph-dnn.kernal"),
         ("taskgraph-dnn: {job: {neuron: 3}}", "unknown setting taskgraph-dnn.job.neuron"),
         ("taskgraph-dnn: {partitions: 0}", "partitions is 0"),
+        ("taskgraph-dnn: {job: {samples: many}}", "job.samples is 'many', expected a whole number of at least 0"),
+        ("taskgraph-dnn: {job: {scheduler: }}", "job.scheduler is None, expected a name"),
+        ("taskgraph-dnn: {job: 5}", "taskgraph-dnn.job is 5, expected settings: network, neurons"),
     ],
 )
 def test_wrong_configurations(tmp_path, text, message):
@@ -187,10 +233,18 @@ def test_wrong_configurations(tmp_path, text, message):
         (["run", "--config", "nowhere.yaml"], "nowhere.yaml: no readable YAML file"),
         (["run", "--json", "no/such/folder/r.json"], "there is no folder"),
         (["run", "--neurons", "100"], "100"),
-        (["run", *SMALL, "--check", "-1"], "check is -1"),
+        (["run", "--json", "/dev/stdout"], "cannot write /dev/stdout: it exists and is no regular file"),
+        (["run", "--json", "."], "it exists and is no regular file"),
+        (["run", "--scheduler", "thread"], "unknown scheduler 'thread', expected threads, synchronous, processes, or"),
+        (["plan", *SMALL, "--partitions", "10000000000", "--samples", "10000000000"], "expected at most 1,000,000"),
+        (["verify", *SMALL, "--check", "0"], "there is nothing to compare with"),
+        (["verify", "--kernel", "cuda"], "unknown kernel 'cuda'"),
+        (["generate", *SMALL, "--output", "/proc/x"], "cannot make the folder /proc/x"),
+        (["plan", *SMALL, "--json", "/proc/x.json"], "cannot write /proc/x.json"),
+        (["visualize", "/dev/x.svg", *SMALL], "cannot write /dev/x.svg"),
+        (["run", *SMALL, "--check", "-1"], "job.check is -1"),
         (["run", "--samples", "-1"], "-1"),
         (["visualize", "graph.pdf", *SMALL], "cannot write a graph as 'graph.pdf'"),
-        (["generate", "--output", "x", "--network", "y"], "leave out --network and --images"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_1(arguments, message):
@@ -200,7 +254,16 @@ def test_bad_input_is_one_line_and_exit_status_1(arguments, message):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("arguments", [["run", "--layers", "x"], ["run", "--bogus"], ["bogus"], ["convert"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--layers", "x"],
+        ["run", "--bogus"],
+        ["bogus"],
+        ["convert"],
+        ["generate", "--output", "x", "--bias", "1"],
+    ],
+)
 def test_wrong_usage_is_exit_status_2(arguments):
     assert "Usage:" in invoke(*arguments, code=2)
 
@@ -246,17 +309,67 @@ def test_a_terminal_gets_a_progress_bar():
         assert stage in seen
 
 
-def test_ctrl_c_ends_a_run_without_a_traceback(tmp_path):
-    options = ["--samples", "60000", "--kernel", "scipy", "--json", str(tmp_path / "r.json")]
-    with subprocess.Popen(
-        [*COMMAND, "run", *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as run:
-        time.sleep(4)
-        run.send_signal(signal.SIGINT)
-        _, errors = run.communicate()
-    assert run.returncode == 1
-    assert errors.strip() == "Aborted!"
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_ctrl_c_ends_a_run_without_a_traceback(tmp_path, scheduler):
+    """As a terminal does it: the signal goes to all processes of the command, once its last stage has begun."""
+    options = ["--samples", "60000", "--kernel", "scipy", "--scheduler", scheduler, "--json", str(tmp_path / "r.json")]
+    leader, follower = pty.openpty()
+    command = [*COMMAND, "run", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, start_new_session=True) as run:
+        os.close(follower)
+        seen = _read_until(leader, b"Infer")
+        os.killpg(run.pid, signal.SIGINT)
+        seen += _read_until(leader, b"Aborted!")
+        assert run.wait(60) == 1
+        assert not run.stdout.read()
+        assert _ends(run.pid)
+    os.close(leader)
+    assert b"Traceback" not in seen
+    assert b"Error" not in seen
     assert not list(tmp_path.iterdir())
+
+
+def _ends(group):
+    """Whether the last process of the group, which its first has left behind, goes away."""
+    for _ in range(300):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _read_until(descriptor, text):
+    seen = b""
+    while text not in seen:
+        assert select.select([descriptor], [], [], 60)[0], seen
+        seen += os.read(descriptor, 65536)
+    return seen
+
+
+def test_nobody_reads_the_output():
+    with subprocess.Popen([*COMMAND, "plan", *SMALL], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert not process.stderr.read()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_a_full_disk_is_one_line():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*COMMAND, "plan", *SMALL], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_generate_replaces_nothing(files):
+    network, images = files
+    output = invoke("generate", *SMALL, "--output", network.parent, code=1)
+    assert f"cannot write {network}: it exists and is no empty folder" in output
+    shutil.rmtree(network)
+    output = invoke("generate", *SMALL, "--output", network.parent, code=1)
+    assert f"cannot write {images}: it exists already" in output
+    assert not network.exists()
 
 
 def test_synthetic_files_are_read_back_as_generated(files):

@@ -3,17 +3,19 @@
 import asyncio
 import os
 
-import dask
 import dask.array as da
 import numpy as np
 import psutil
 import pytest
 import scipy.sparse
+from dask.sizeof import sizeof
+from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster
 
 import taskgraph_dnn as tg
 from taskgraph_dnn import executors
 from taskgraph_dnn.errors import InputError, PlanError
+from taskgraph_dnn.executors import cluster
 from tests.conftest import random_layer
 from tests.test_inference import equal
 
@@ -21,8 +23,8 @@ from tests.test_inference import equal
 @pytest.fixture(scope="module")
 def address():
     """A cluster of two worker processes."""
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
-        yield cluster.scheduler_address
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as local:
+        yield local.scheduler_address
 
 
 @pytest.fixture(params=["worker processes", "this process"])
@@ -92,16 +94,39 @@ def test_errors_of_workers_are_ours(client, network):
 
 def test_events_reach_the_client(client, network, rows):
     for partitions in (3, 4):  # the second run must not hear anything twice
-        seen = []
-        with executors.watching(seen.append):
-            result = tg.infer(network, rows, partitions=partitions).compute()
-            client.sync(_until_long, seen, partitions)
-        assert sorted(map(repr, seen)) == sorted(map(repr, result.events))
+        inference, other = tg.infer(network, rows, partitions=partitions), tg.infer(network, rows, partitions=7)
+        outer, inner = [], []
+        with executors.watching(inference.token, outer.append), executors.watching(inference.token, inner.append):
+            other.compute()
+            result = inference.compute()
+            client.sync(_until_long, inner, partitions)
+        for seen in (outer, inner):
+            assert sorted(map(repr, seen)) == sorted(map(repr, result.events))
+
+
+def test_several_workers_of_a_process_tell_everything_once(network, rows):
+    with Client(processes=False, n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as client:
+        inference, seen = tg.infer(network, rows, partitions=5), []
+        with executors.watching(inference.token, seen.append):
+            inference.compute()
+            tg.infer(network, rows, partitions=2).compute()
+            client.sync(_until_long, seen, 5)
+        assert sorted(event.partition for event in seen) == [0, 1, 2, 3, 4]
+
+
+def test_threads_beside_a_client_are_heard(address, network, rows):
+    inference, seen = tg.infer(network, rows, partitions=3), []
+    with Client(address), executors.watching(inference.token, seen.append):
+        inference.compute(scheduler="threads")
+    assert len(seen) == 3
 
 
 async def _until_long(events, length):
-    while len(events) < length:
+    for _ in range(3000):
+        if len(events) >= length:
+            return
         await asyncio.sleep(0.01)
+    raise TimeoutError(f"{len(events)} events, expected {length}")
 
 
 def test_plans_are_for_the_clusters_threads(client, network, rows):
@@ -119,7 +144,7 @@ def test_large_data_gives_no_warning(address):
 def test_connected(scheduler, network, rows, expected):
     with executors.connected(scheduler) as where:
         assert equal(tg.infer(network, rows).compute(**where).outputs, expected)
-    assert executors.thread_count() == os.cpu_count()
+    assert executors.thread_count() == CPU_COUNT
 
 
 def test_connected_by_address(address, network, rows, expected):
@@ -128,15 +153,21 @@ def test_connected_by_address(address, network, rows, expected):
         assert equal(tg.infer(network, rows).compute(**where).outputs, expected)
 
 
-@pytest.mark.parametrize("scheduler", ["tcp://127.0.0.1:1", "bogus"])
-def test_nobody_at_the_address(scheduler):
-    with (
-        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
-        pytest.raises(PlanError, match="cannot reach a scheduler at"),
-        executors.connected(scheduler),
-    ):
+@pytest.mark.parametrize("scheduler", ["tcp://127.0.0.1:1", "127.0.0.1:1", "bogus://127.0.0.1:1", "tls://127.0.0.1:1"])
+def test_nobody_at_the_address(scheduler, monkeypatch):
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 1)
+    with pytest.raises(PlanError, match="cannot reach a Dask scheduler at"), executors.connected(scheduler):
         pass
-    assert executors.thread_count() == os.cpu_count()  # no half-made client is left behind
+    assert executors.thread_count() == CPU_COUNT  # no half-made client is left behind
+
+
+@pytest.mark.parametrize("scheduler", ["thread", "bogus", "127.0.0.1", "", "tcp://127.0.0.1", "tcp://127.0.0.1:x"])
+def test_unknown_schedulers_are_refused_with_the_valid_ones(scheduler):
+    with pytest.raises(PlanError) as caught, executors.connected(scheduler):
+        pass
+    assert str(caught.value).startswith(
+        f"unknown scheduler {scheduler!r}, expected threads, synchronous, processes, or"
+    )
 
 
 def test_our_clusters_listen_on_loopback_only():
@@ -149,4 +180,17 @@ def test_our_clusters_listen_on_loopback_only():
             if connection.status == psutil.CONN_LISTEN
         ]
     assert set(listening) == {"127.0.0.1"}
-    assert len(listening) >= 2 + 2 * os.cpu_count()
+    assert len(listening) >= 2 + 2 * CPU_COUNT
+
+
+def test_dask_knows_what_our_types_weigh(network, rows):
+    csr = rows.astype(np.float32)
+    assert sizeof(csr) == csr.data.nbytes + csr.indices.nbytes + csr.indptr.nbytes
+    assert network.nbytes <= sizeof(network) < network.nbytes + 200
+    assert network[0].nbytes <= sizeof(network[0]) < network[0].nbytes + 200
+
+
+def test_a_client_of_the_user_stays_the_default(address, network, rows, expected):
+    with Client(address) as client:
+        assert equal(tg.infer(network, rows).compute().outputs, expected)
+        assert cluster.active_client() is client

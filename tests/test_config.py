@@ -1,7 +1,7 @@
 import dask.config
 import pytest
 
-from taskgraph_dnn.config import job_defaults, settings
+from taskgraph_dnn.config import job, settings
 from taskgraph_dnn.errors import PlanError
 
 
@@ -27,7 +27,7 @@ def test_the_environment_is_read(monkeypatch):
         dask.config.refresh()
         assert settings().kernel == "scipy"
         assert settings().task_seconds == 0.5
-        assert job_defaults()["samples"] == 17
+        assert job().samples == 17
     finally:
         dask.config.config.clear()
         dask.config.config.update(before)
@@ -36,9 +36,14 @@ def test_the_environment_is_read(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("partitions", 0, 'partitions is 0, expected a whole number of at least 1, or "auto"'),
+        ("partitions", 0, 'partitions is 0, expected a whole number of at least 1 or "auto"'),
         ("partitions", -3, "partitions is -3"),
         ("partitions", 2.5, "partitions is 2.5"),
+        ("partitions", float("inf"), "partitions is inf"),
+        ("partitions", None, "partitions is None"),
+        ("kernel", {"a": 1}, "kernel is {'a': 1}, expected a name"),
+        ("strategy", None, "strategy is None, expected a name"),
+        ("partition-bytes", float("inf"), "partition-bytes is inf"),
         ("partitions", True, "partitions is True"),
         ("partitions", "many", "partitions is 'many'"),
         ("task-seconds", 0, "task-seconds is 0, expected a number above 0"),
@@ -60,5 +65,47 @@ def test_unknown_names_are_refused_with_the_valid_ones():
         settings()
     assert "unknown setting taskgraph-dnn.kernal, expected one of partitions, kernel" in str(caught.value)
     with dask.config.set({"taskgraph-dnn.job.sample": 3}), pytest.raises(PlanError) as caught:
-        job_defaults()
+        job()
     assert "unknown setting taskgraph-dnn.job.sample, expected one of network" in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["x", 5, [1, 2], None])
+def test_sections_hold_settings(section):
+    for path, read in (("taskgraph-dnn", settings), ("taskgraph-dnn.job", job)):
+        with dask.config.set({path: section}), pytest.raises(PlanError) as caught:
+            read()
+        assert str(caught.value).startswith(f"{path} is {section!r}, expected settings: ")
+
+
+def test_missing_settings_have_their_defaults():
+    with dask.config.set({"taskgraph-dnn": {"kernel": "scipy"}}):
+        assert settings().kernel == "scipy"
+        assert settings().strategy == "hybrid"
+        assert job().scheduler == "threads"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("samples", value) for value in ("many", 10.5, [1], -1)),
+        *(("seed", value) for value in (1.5, "x", None)),
+        *(("truth", value) for value in (7, "")),
+        ("network", [1]),
+        *(("check", value) for value in ("lots", -1)),
+        *(("neurons", value) for value in ("x", 64.0, 0, True)),
+        ("layers", 2.5),
+        *(("bias", value) for value in ("x", float("nan"))),
+        *(("scheduler", value) for value in (3, None)),
+    ],
+)
+def test_wrong_jobs(name, value):
+    with dask.config.set({f"taskgraph-dnn.job.{name}": value}), pytest.raises(PlanError) as caught:
+        job()
+    assert str(caught.value).startswith(f"job.{name} is {value!r}, expected a")
+
+
+def test_jobs_take_text_for_numbers():
+    with dask.config.set({"taskgraph-dnn.job": {"samples": "12", "bias": "-0.5", "network": "a/b"}}):
+        made = job(seed=3)
+    assert (made.samples, made.bias, made.seed) == (12, -0.5, 3)
+    assert made.network.name == "b"

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 
 import dask
 import dask.array as da
@@ -119,7 +120,10 @@ def test_row_chunks_of_a_dask_array_are_the_partitions(network, rows):
     inference = tg.infer(network, array)
     assert inference.plan.partitions == ((0, 10), (10, 10), (10, 70), (70, 100))
     assert equal(inference.compute().outputs, tg.infer(network, rows).compute().outputs)
-    assert len(tg.infer(network, array, partitions=5).plan.partitions) == 5
+    for partitions in range(1, 12):
+        asked = tg.infer(network, array, partitions=partitions)
+        assert asked.plan.partitions == tg.infer(network, rows, partitions=partitions).plan.partitions
+    assert equal(asked.compute().outputs, tg.infer(network, rows).compute().outputs)
 
 
 def test_a_positive_bias_revives_dead_samples():
@@ -162,6 +166,46 @@ def test_seconds_and_rate(network, rows):
     assert "read 2.5 s, prepare" in str(result.seconds)
 
 
+def test_reading_is_counted_with_the_network_and_the_samples(network, rows):
+    rows.read_seconds = 0.25
+    assert tg.infer(tg.Network(network.layers, read_seconds=2.5), rows).compute().seconds.read == 2.75
+
+
+def test_events_say_what_a_task_did(network, rows):
+    with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
+        result = tg.infer(network, rows, partitions=2).compute()
+    assert [e.multiply_adds for e in result.events[:4]] == [50 * layer.nnz for layer in network]
+    assert [e.nbytes for e in result.events[:4]] == [4 * 64 * layer.outputs for layer in network]
+    assert {e.samples for e in result.events} == {50}
+    assert all(e.seconds == e.end - e.start >= 0 for e in result.events)
+    with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
+        assert {e.run for e in result.events} == {tg.infer(network, rows, partitions=2).token}
+
+
+def test_a_subscriber_that_fails_does_not_break_the_run(network, rows, caplog):
+    def fail(event):
+        raise BrokenPipeError
+
+    with subscribed(fail):
+        tg.infer(network, rows).compute()
+    assert "a subscriber to task events failed" in caplog.text
+
+
+def test_a_task_leaves_what_it_was_given_alone(network, rows):
+    """Dask may hand the result of a task to another one, or to the same again after a failure."""
+    from taskgraph_dnn.spans import Span, run_span
+
+    def span(first, stop):
+        return Span("run", 0, first, stop, ("scipy",) * (stop - first), 16)
+
+    square = tg.Network([tg.Layer(np.eye(30), bias=0.5)] * 6)
+    given = run_span(rows, square, span(0, 1))
+    before = given.activations.values.copy()
+    first = run_span(given, square, span(1, 6))
+    np.testing.assert_array_equal(given.activations.values, before)
+    assert equal(first.outputs, run_span(given, square, span(1, 6)).outputs)
+
+
 def test_each_layer_of_each_partition_is_done_once(network, rows):
     seen = []
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
@@ -186,11 +230,14 @@ def test_a_layer_is_packed_once(network, rows, monkeypatch):
 
     def pack(layer):
         packed.append((layer, threading.get_ident()))
+        time.sleep(0.05)  # long enough for the other threads to want it too
         return scipy_kernel.pack(layer)
 
     counting = Kernel("scipy", pack, scipy_kernel.run, scipy_kernel.multiply_adds_per_second)
     monkeypatch.setattr(spans, "load_kernel", lambda name: counting)
-    tg.infer(network, rows, partitions=8, kernel="scipy").compute()
+    result = tg.infer(network, rows, partitions=8, kernel="scipy").compute(num_workers=8)
+    assert result.seconds.prepare >= sum(event.prepare_seconds for event in result.events) >= 4 * 0.05
+    assert result.seconds.infer < result.seconds.prepare
     assert len(packed) == len({id(layer) for layer, _ in packed}) == 4
 
 
@@ -263,6 +310,23 @@ def test_persist_runs_once(network, rows):
     assert equal(again.compute().outputs, result.outputs)
 
 
+def test_dask_optimize_and_graph_manipulation(network, rows):
+    from dask.graph_manipulation import wait_on  # clone and bind do not know tasks of today's specification
+
+    expected = tg.infer(network, rows).compute().outputs
+    for samples in (rows, da.from_array(rows.toarray(), chunks=(30, 30))):
+        inference = tg.infer(network, samples)
+        (optimized,) = dask.optimize(inference)
+        assert equal(optimized.compute().outputs, expected)
+        assert equal(wait_on(inference).compute().outputs, expected)
+
+
+def test_empty_inferences_stay_apart(network):
+    empty = np.zeros((0, 30))
+    a, b = tg.infer(network, empty).persist(), tg.infer(network.head(2), empty).persist()
+    assert [result.outputs.shape for result in dask.compute(a, b)] == [(0, 10), (0, 50)]
+
+
 def test_it_works_inside_other_dask_graphs(network, rows):
     counted = dask.delayed(lambda result: len(result.categories))(tg.infer(network, rows))
     assert counted.compute() == 100
@@ -312,7 +376,9 @@ def test_wrong_options(network, rows, options, error, message):
         (np.ones((2, 31)), "samples are 31 values wide, but the network has 30 inputs"),
         (scipy.sparse.csr_array((2, 29)), "samples are 29 values wide, but the network has 30 inputs"),
         (da.ones((2, 31)), "samples are 31 values wide, but the network has 30 inputs"),
-        (da.ones(30), "expected a 2-D Dask array"),
+        (da.ones(30), r"samples are a Array of shape \(30,\), expected a 2-D Dask array"),
+        (da.ones((2, 30), dtype=complex), "samples are of type complex128, expected real numbers"),
+        (da.ones((2, 30), dtype="U1"), "samples are of type <U1, expected real numbers"),
         (dask.delayed(np.ones)((2, 30)), "samples are a Delayed, expected a 2-D Dask array"),
         (np.ones(30), "expected 2 dimensions"),
         (np.full((1, 30), np.nan), "sample 0, input 0 is nan"),
@@ -327,6 +393,12 @@ def test_unknown_chunks_are_refused(network):
     array = da.ones((10, 30), chunks=(5, 30))
     with pytest.raises(InputError, match="chunks of unknown size"):
         tg.infer(network, array[array[:, 0] > 0])
+
+
+def test_a_block_of_fewer_rows_than_declared_is_refused(network):
+    array = da.map_blocks(lambda block: block[:5], da.ones((20, 30), chunks=(10, 30)), dtype=float)
+    with pytest.raises(InputError, match="the block that begins at sample 1?0 has 5 rows, expected 10"):
+        tg.infer(network, array).compute()
 
 
 def test_a_wrong_block_of_a_dask_array_names_the_sample(network, rows):

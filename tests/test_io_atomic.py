@@ -1,12 +1,13 @@
 """Files and folders appear whole or not at all."""
 
+import errno
 import os
 import stat
 
 import pytest
 
-from taskgraph_dnn.errors import FileFormatError
-from taskgraph_dnn.io.atomic import atomic_folder, atomic_path
+from taskgraph_dnn.errors import FileError
+from taskgraph_dnn.io.atomic import atomic_folder, atomic_path, check_new_folder, check_writable
 
 
 def test_a_file_takes_its_name_at_the_end_only(tmp_path):
@@ -90,15 +91,49 @@ def test_what_is_in_the_way_is_named(tmp_path):
     file.touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
-    with pytest.raises(FileFormatError, match=f"cannot write {tmp_path}/full: it exists and is no regular file"):
+    with pytest.raises(FileError, match=f"cannot write {tmp_path}/full: it exists and is no regular file"):
         enter(atomic_path(tmp_path / "full"))
-    with pytest.raises(FileFormatError, match="null: it exists and is no regular file"):
+    with pytest.raises(FileError, match="null: it exists and is no regular file"):
         enter(atomic_path(os.devnull))
-    with pytest.raises(FileFormatError, match=f"there is no folder {tmp_path}/no"):
+    with pytest.raises(FileError, match=f"there is no folder {tmp_path}/no"):
         enter(atomic_path(tmp_path / "no" / "x"))
     for taken in ("full", "file"):
-        with pytest.raises(FileFormatError, match=f"cannot write {tmp_path}/{taken}: it exists and is no empty folder"):
+        with pytest.raises(FileError, match=f"cannot write {tmp_path}/{taken}: it exists and is no empty folder"):
             enter(atomic_folder(tmp_path / taken))
-    with pytest.raises(FileFormatError, match=f"there is no folder {tmp_path}/no"):
+    with pytest.raises(FileError, match=f"there is no folder {tmp_path}/no"):
         enter(atomic_folder(tmp_path / "no" / "x"))
     assert (tmp_path / "full" / "x").exists()
+
+
+def test_links_are_followed(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "a")
+    with atomic_path(tmp_path / "link") as draft:
+        draft.write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "a").read_text() == "new"
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/null", "/dev/new", "/proc/self/fd/1", "/proc/new"])
+def test_devices_are_never_replaced(path):
+    with pytest.raises(FileError, match=f"cannot write {path}: it exists and is no regular file"):
+        check_writable(path)
+
+
+def test_no_permission_is_said_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write anywhere
+    for check in (check_writable, check_new_folder):
+        with pytest.raises(FileError, match=f"no permission to write in {tmp_path}"):
+            check(tmp_path / "a")
+
+
+@pytest.mark.parametrize("atomic", [atomic_path, atomic_folder])
+def test_failures_of_the_system_are_ours(tmp_path, atomic):
+    def fail():
+        with atomic(tmp_path / "a"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(FileError, match="cannot write .*a: .*No space left on device"):
+        fail()
+    assert not list(tmp_path.iterdir())

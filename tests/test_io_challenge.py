@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import taskgraph_dnn as tg
 from taskgraph_dnn import challenge
-from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io import read_challenge_network, write_challenge_network, write_packed
 from tests.conftest import random_layer
 
@@ -91,7 +91,7 @@ def test_neurons_and_layers_choose(layout):
     path = layout({**LAYERS, "n2-l1.tsv": "1\t2\t1\n"})
     assert [len(read_challenge_network(path, 4, layers)) for layers in (None, 1, 2, 3)] == [3, 1, 2, 3]
     assert read_challenge_network(path, 2).inputs == 2
-    with pytest.raises(FileFormatError, match=r"holds more than one network: n[24]-l... and n[24]-l..."):
+    with pytest.raises(FileError, match=r"holds more than one network: n[24]-l... and n[24]-l..."):
         read_challenge_network(path)
 
 
@@ -110,47 +110,47 @@ def test_a_missing_layer_is_named(layout):
     path = layout({name: text for name, text in LAYERS.items() if name != "n4-l2.tsv"})
     assert len(read_challenge_network(path, layers=1)) == 1
     for layers in (None, 2, 3):
-        with pytest.raises(FileFormatError, match=f"{path}: n4-l2.tsv is missing"):
+        with pytest.raises(FileError, match=f"{path}: n4-l2.tsv is missing"):
             read_challenge_network(path, layers=layers)
-    with pytest.raises(FileFormatError, match=f"{path}: n8-l1.tsv is missing"):
+    with pytest.raises(FileError, match=f"{path}: n8-l1.tsv is missing"):
         read_challenge_network(path, 8)
 
 
 def test_a_layer_missing_at_the_end_is_named(layout):
-    with pytest.raises(FileFormatError, match="n4-l4.tsv is missing"):
+    with pytest.raises(FileError, match="n4-l4.tsv is missing"):
         read_challenge_network(layout(LAYERS), layers=4)
 
 
 def test_nothing_to_read_says_what_was_looked_for(layout):
-    with pytest.raises(FileFormatError, match="holds no file like n1024-l1.tsv"):
+    with pytest.raises(FileError, match="holds no file like n1024-l1.tsv"):
         read_challenge_network(layout({"a.tsv": ""}))
 
 
 def test_a_folder_with_a_missing_layer_is_not_read(tmp_path):
     path = put(tmp_path / "net", {"n4-l1.tsv": "no table", "n4-l3.tsv": ""})
-    with pytest.raises(FileFormatError, match="n4-l2.tsv is missing"):
+    with pytest.raises(FileError, match="n4-l2.tsv is missing"):
         read_challenge_network(path)
 
 
 def test_a_bad_line_is_named(layout):
-    with pytest.raises(FileFormatError, match="^n4-l3.tsv(.gz)? line 2: column is 5, expected 1 to 4$"):
+    with pytest.raises(FileError, match="^n4-l3.tsv(.gz)? line 2: column is 5, expected 1 to 4$"):
         read_challenge_network(layout({**LAYERS, "n4-l3.tsv": "1\t4\t0.25\n2\t5\t1\n"}))
 
 
 def test_an_edge_that_comes_twice_is_named(layout):
-    with pytest.raises(FileFormatError, match="^n4-l2.tsv(.gz)? line 3: the same row and column as line 1$"):
+    with pytest.raises(FileError, match="^n4-l2.tsv(.gz)? line 3: the same row and column as line 1$"):
         read_challenge_network(layout({**LAYERS, "n4-l2.tsv": "1\t4\t1\n2\t3\t1\n1\t4\t1\n"}))
 
 
 @pytest.mark.parametrize("text", ["", "1\t1\t0\n"])
 def test_a_layer_without_edges_is_refused(layout, text):
-    with pytest.raises(FileFormatError, match="^n4-l2.tsv(.gz)? has no edges$"):
+    with pytest.raises(FileError, match="^n4-l2.tsv(.gz)? has no edges$"):
         read_challenge_network(layout({**LAYERS, "n4-l2.tsv": text}))
 
 
 def test_an_official_size_must_have_its_edges(layout):
     path = layout({"n1024-l1.tsv": "1\t1\t1\n2\t1\t1\n"})
-    with pytest.raises(FileFormatError, match="n1024-l1.tsv(.gz)? has 2 edges, expected 32768"):
+    with pytest.raises(FileError, match="n1024-l1.tsv(.gz)? has 2 edges, expected 32768"):
         read_challenge_network(path)
     assert read_challenge_network(path, check_edges=False).nnz == 2
 
@@ -171,7 +171,7 @@ def test_bad_arguments_are_named(layout, options, named):
 
 def test_a_layer_in_two_files_is_refused(tmp_path):
     path = put(tmp_path / "net", {**LAYERS, "n4-l2.tsv.gz": LAYERS["n4-l2.tsv"]})
-    with pytest.raises(FileFormatError, match=r"holds layer 2 twice: n4-l2.tsv and n4-l2.tsv.gz"):
+    with pytest.raises(FileError, match=r"holds layer 2 twice: n4-l2.tsv and n4-l2.tsv.gz"):
         read_challenge_network(path)
 
 
@@ -179,7 +179,7 @@ def test_a_damaged_compressed_layer_is_named(tmp_path):
     path = put(tmp_path / "net", {"n4-l1.tsv.gz": "1\t1\t1\n"})
     file = path / "n4-l1.tsv.gz"
     file.write_bytes(file.read_bytes()[:-3])
-    with pytest.raises(FileFormatError, match=f"cannot read {file}"):
+    with pytest.raises(FileError, match=f"cannot read {file}"):
         read_challenge_network(path)
 
 
@@ -204,7 +204,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
 )
 def test_a_member_that_no_network_needs_is_refused(tmp_path, bad, named):
     path = pack(tmp_path / "net.tar.gz", LAYERS, bad)
-    with pytest.raises(FileFormatError, match=f"{path}: member {named}"):
+    with pytest.raises(FileError, match=f"{path}: member {named}"):
         read_challenge_network(path, 4, 3)
 
 
@@ -216,16 +216,16 @@ def test_a_bad_member_after_all_layers_is_refused(tmp_path):
             info.size = len(text)
             archive.addfile(info, io.BytesIO(text.encode()))
         archive.addfile(member("link", tarfile.SYMTYPE, "x"))
-    with pytest.raises(FileFormatError, match="'link' is neither a file nor a folder"):
+    with pytest.raises(FileError, match="'link' is neither a file nor a folder"):
         read_challenge_network(path, 4, 3)
 
 
 def test_an_archive_has_one_folder_and_each_layer_once(tmp_path):
     other = member("old/n4-l1.tsv")
-    with pytest.raises(FileFormatError, match="holds layers in two folders, old and net"):
+    with pytest.raises(FileError, match="holds layers in two folders, old and net"):
         read_challenge_network(pack(tmp_path / "a.tar.gz", LAYERS, other))
     again = member("net/n4-l1.tsv")
-    with pytest.raises(FileFormatError, match=r"holds layer 1 twice: n4-l1.tsv and n4-l1.tsv"):
+    with pytest.raises(FileError, match=r"holds layer 1 twice: n4-l1.tsv and n4-l1.tsv"):
         read_challenge_network(pack(tmp_path / "b.tar.gz", LAYERS, again), layers=1)
 
 
@@ -234,7 +234,7 @@ def test_an_archive_cut_anywhere_is_refused(tmp_path):
     content = path.read_bytes()
     for size in range(0, len(content), 7):
         path.write_bytes(content[:size])
-        with pytest.raises(FileFormatError, match=f"{path}"):
+        with pytest.raises(FileError, match=f"{path}"):
             read_challenge_network(path, 4, 3)
 
 
@@ -245,7 +245,7 @@ def test_an_archive_cut_before_it_was_compressed_is_refused(tmp_path):
     assert not any(content[end:])
     for size in [*range(0, end, 100), end, end + 511]:
         path.write_bytes(gzip.compress(content[:size]))
-        with pytest.raises(FileFormatError, match=f"cannot read {path} as a .tar.gz archive"):
+        with pytest.raises(FileError, match=f"cannot read {path} as a .tar.gz archive"):
             read_challenge_network(path)
     path.write_bytes(gzip.compress(content[: end + 512]))
     assert len(read_challenge_network(path)) == 3
@@ -262,7 +262,7 @@ def test_a_flipped_checksum_is_refused(tmp_path):
     content = bytearray(path.read_bytes())
     content[-8] ^= 1
     path.write_bytes(content)
-    with pytest.raises(FileFormatError, match=r"as a .tar.gz archive: CRC check failed"):
+    with pytest.raises(FileError, match=r"as a .tar.gz archive: CRC check failed"):
         read_challenge_network(path, layers=1)
 
 
@@ -271,7 +271,7 @@ def test_what_is_no_archive_is_named(tmp_path, content):
     path = tmp_path / "net.tar.gz"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(FileFormatError, match=f"cannot read {path} as a .tar.gz archive"):
+    with pytest.raises(FileError, match=f"cannot read {path} as a .tar.gz archive"):
         read_challenge_network(path)
 
 
@@ -281,9 +281,9 @@ def test_a_packed_file_is_read_too(tmp_path, rng):
     write_packed(network, path)
     assert read_challenge_network(path, 4, 2).digest == network.digest
     assert len(read_challenge_network(path, layers=1)) == 1
-    with pytest.raises(FileFormatError, match=r"net.safetensors has 4 neurons, expected 8"):
+    with pytest.raises(FileError, match=r"net.safetensors has 4 neurons, expected 8"):
         read_challenge_network(path, 8)
-    with pytest.raises(FileFormatError, match="has 2 layers, expected at least 3"):
+    with pytest.raises(FileError, match="has 2 layers, expected at least 3"):
         read_challenge_network(path, 4, 3)
     with pytest.raises(NetworkError, match="holds its own bias, so bias=-1 cannot be given"):
         read_challenge_network(path, bias=-1)
@@ -368,6 +368,6 @@ def test_a_crash_while_writing_leaves_nothing(tmp_path):
 
 def test_a_full_folder_is_left_alone(tmp_path):
     put(tmp_path / "net", LAYERS)
-    with pytest.raises(FileFormatError, match="net: it exists and is no empty folder"):
+    with pytest.raises(FileError, match="net: it exists and is no empty folder"):
         write_challenge_network(tg.Network([tg.Layer(np.eye(3))]), tmp_path / "net")
     assert len(list((tmp_path / "net").iterdir())) == 3

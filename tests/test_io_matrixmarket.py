@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import taskgraph_dnn as tg
-from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io import read_matrix_market, read_matrix_market_images, write_matrix_market
 from tests.conftest import random_layer
 
@@ -85,15 +85,15 @@ BAD = {
 @pytest.mark.parametrize("read", [read_matrix_market, read_matrix_market_images])
 def test_a_bad_file_is_named(tmp_path, text, read):
     (tmp_path / "a.mtx").write_text(text)
-    with pytest.raises(FileFormatError, match=f"(?s)^a.mtx.*{BAD[text]}"):
+    with pytest.raises(FileError, match=f"(?s)^a.mtx.*{BAD[text]}"):
         read(tmp_path / "a.mtx")
 
 
 def test_a_missing_or_damaged_file_is_named(tmp_path):
-    with pytest.raises(FileFormatError, match=f"cannot read {tmp_path}/a.mtx"):
+    with pytest.raises(FileError, match=f"cannot read {tmp_path}/a.mtx"):
         read_matrix_market(tmp_path / "a.mtx")
     (tmp_path / "a.mtx.gz").write_bytes(gzip.compress(LAYER.encode())[:-2])
-    with pytest.raises(FileFormatError, match=f"cannot read {tmp_path}/a.mtx.gz"):
+    with pytest.raises(FileError, match=f"cannot read {tmp_path}/a.mtx.gz"):
         read_matrix_market_images(tmp_path / "a.mtx.gz")
 
 
@@ -137,7 +137,7 @@ def test_layers_are_in_the_order_of_their_numbers(tmp_path):
 )
 def test_a_folder_that_is_no_network_is_named(tmp_path, names, named):
     folder = put(tmp_path / "net", *names)
-    with pytest.raises(FileFormatError, match=f"{folder}.*{named}"):
+    with pytest.raises(FileError, match=f"{folder}.*{named}"):
         read_matrix_market(folder)
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import taskgraph_dnn as tg
-from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io import PackedFile, read_challenge_network, read_packed, write_packed
 from taskgraph_dnn.network import network_digest
 from tests.conftest import random_layer
@@ -156,7 +156,7 @@ def test_the_first_layers_alone(path, network):
     assert_equal(head, network.head(2))
     assert head.digest == network.head(2).digest
     assert head.source == PackedFile(str(path), head.digest, 2)
-    with pytest.raises(FileFormatError, match=f"{path} has 3 layers, expected at least 4"):
+    with pytest.raises(FileError, match=f"{path} has 3 layers, expected at least 4"):
         read_packed(path, 4)
     with pytest.raises(NetworkError, match="cannot read 0 layers, expected at least 1"):
         read_packed(path, 0)
@@ -179,14 +179,14 @@ def test_a_source_sees_that_its_file_changed(path, network):
     source = read_packed(path).source
     source.open()
     write_packed(network.head(2), path)
-    with pytest.raises(FileFormatError, match=f"{path} has 2 layers, expected at least 3"):
+    with pytest.raises(FileError, match=f"{path} has 2 layers, expected at least 3"):
         source.open()
     other = tg.Network([tg.Layer(np.eye(7))] * 3)
     write_packed(other, path)
-    with pytest.raises(FileFormatError, match=f"holds the network {other.digest}, expected {network.digest}"):
+    with pytest.raises(FileError, match=f"holds the network {other.digest}, expected {network.digest}"):
         source.open()
     path.unlink()
-    with pytest.raises(FileFormatError, match=f"cannot read {path}"):
+    with pytest.raises(FileError, match=f"cannot read {path}"):
         source.open()
 
 
@@ -225,7 +225,7 @@ def test_any_flipped_bit_of_a_tensor_is_seen(path, network):
         damaged = bytearray(content)
         damaged[position] ^= 4
         path.write_bytes(damaged)
-        with pytest.raises(FileFormatError, match=str(path)):
+        with pytest.raises(FileError, match=str(path)):
             read_packed(path)
 
 
@@ -235,7 +235,7 @@ def test_a_changed_weight_names_layer_and_digests(path, network):
 
     rewrite(path, change)
     with pytest.raises(
-        FileFormatError, match=f"layer 2 has the digest [0-9a-f]{{64}}, expected {network[1].digest}"
+        FileError, match=f"layer 2 has the digest [0-9a-f]{{64}}, expected {network[1].digest}"
     ) as error:
         read_packed(path)
     assert str(error.value).count(network[1].digest) == 1
@@ -248,7 +248,7 @@ def test_a_changed_digest_is_seen_without_hashing(path):
     with safetensors.safe_open(path, framework="numpy") as file:
         digest = file.metadata()["digest"]
     path.write_bytes(content.replace(digest.encode(), b"0" * 64))
-    with pytest.raises(FileFormatError, match=f"has the digest {'0' * 64}, but its layers have {digest}"):
+    with pytest.raises(FileError, match=f"has the digest {'0' * 64}, but its layers have {digest}"):
         read_packed(path, verify=False)
 
 
@@ -289,7 +289,7 @@ def test_wrong_structure_is_seen_although_digests_fit(path):
     ):
         path.write_bytes(content)
         forge(path, 0, change)
-        with pytest.raises(FileFormatError, match=f"{path}: layer 1: {named}"):
+        with pytest.raises(FileError, match=f"{path}: layer 1: {named}"):
             read_packed(path)
 
 
@@ -299,7 +299,7 @@ def test_pointers_that_do_not_start_at_zero_are_refused(path):
 
     rewrite(path, change)
     for verify in (True, False):
-        with pytest.raises(FileFormatError, match=str(path)):
+        with pytest.raises(FileError, match=str(path)):
             read_packed(path, verify=verify)
 
 
@@ -348,7 +348,7 @@ def tag(key, value):
 )
 def test_what_the_file_should_not_say_is_named(path, change, named):
     rewrite(path, change)
-    with pytest.raises(FileFormatError, match=f"^{path}.*{named}"):
+    with pytest.raises(FileError, match=f"^{path}.*{named}"):
         read_packed(path, verify=False)
 
 
@@ -357,14 +357,14 @@ def test_metadata_that_are_no_json_are_named(path):
         metadata = file.metadata()
     metadata["layers"] = "[{"
     safetensors.numpy.save_file(safetensors.numpy.load_file(path), path, metadata)
-    with pytest.raises(FileFormatError, match="does not describe its layers: JSONDecodeError"):
+    with pytest.raises(FileError, match="does not describe its layers: JSONDecodeError"):
         read_packed(path)
 
 
 def test_a_file_without_metadata_is_of_another_format(tmp_path):
     path = tmp_path / "other.safetensors"
     safetensors.numpy.save_file({"weight": np.zeros(3)}, path)
-    with pytest.raises(FileFormatError, match=f"{path} has format None, this package reads format taskgraph-dnn"):
+    with pytest.raises(FileError, match=f"{path} has format None, this package reads format taskgraph-dnn"):
         read_packed(path)
 
 
@@ -372,7 +372,7 @@ def test_a_truncated_file_is_refused(path):
     content = path.read_bytes()
     for size in (0, 4, 8, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:size])
-        with pytest.raises(FileFormatError, match=f"cannot read {path} as a safetensors file"):
+        with pytest.raises(FileError, match=f"cannot read {path} as a safetensors file"):
             read_packed(path, verify=False)
 
 
@@ -381,12 +381,12 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
     path = tmp_path / "net.safetensors"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(FileFormatError, match=f"cannot read {path} as a safetensors file"):
+    with pytest.raises(FileError, match=f"cannot read {path} as a safetensors file"):
         read_packed(path)
 
 
 def test_a_folder_is_no_packed_file(tmp_path):
-    with pytest.raises(FileFormatError, match="as a safetensors file"):
+    with pytest.raises(FileError, match="as a safetensors file"):
         read_packed(tmp_path)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from taskgraph_dnn.errors import FileFormatError, InputError, MissingDependencyError
+from taskgraph_dnn.errors import FileError, InputError, MissingDependencyError
 from taskgraph_dnn.io import read_categories, read_challenge_images, write_categories, write_challenge_images
 from taskgraph_dnn.io.streams import line_blocks, map_ahead
 from taskgraph_dnn.io.tsv import Column, Table, Triples, format_tsv, parse_tsv, to_csr
@@ -105,23 +105,23 @@ BAD_LINES = {
 @pytest.mark.parametrize("before", [0, 2])
 def test_a_bad_line_is_named(line, before):
     text = "1\t1\t1\n" * before + line + "\n" + "2\t2\t2\n"
-    with pytest.raises(FileFormatError, match=f"^n8-l7.tsv line {before + 1}: {BAD_LINES[line]}"):
+    with pytest.raises(FileError, match=f"^n8-l7.tsv line {before + 1}: {BAD_LINES[line]}"):
         parse(text)
 
 
 def test_line_numbers_count_from_where_a_block_starts():
-    with pytest.raises(FileFormatError, match="^n8-l7.tsv line 88: column is 9, expected 1 to 8$"):
+    with pytest.raises(FileError, match="^n8-l7.tsv line 88: column is 9, expected 1 to 8$"):
         parse("1\t1\t1\n1\t9\t1\n", line=87)
 
 
 @pytest.mark.parametrize("cut", range(1, len("2\t2\t6.25e-02\n")))
 def test_a_file_cut_anywhere_in_its_last_line_is_refused(cut):
-    with pytest.raises(FileFormatError, match="line 2: the file is cut off after .*, expected a newline at its end"):
+    with pytest.raises(FileError, match="line 2: the file is cut off after .*, expected a newline at its end"):
         parse(("1\t1\t1\n2\t2\t6.25e-02\n")[:-cut])
 
 
 def test_a_number_too_long_for_pyarrow_is_refused_without_a_line():
-    with pytest.raises(FileFormatError, match="^n8-l7.tsv: "):
+    with pytest.raises(FileError, match="^n8-l7.tsv: "):
         parse("1\t1\t1." + "0" * 5_000_000 + "\n")
 
 
@@ -129,7 +129,7 @@ def test_a_number_too_long_for_pyarrow_is_refused_without_a_line():
 def test_any_bytes_are_a_table_or_an_error(content):
     try:
         rows, columns, values = parse(content)
-    except FileFormatError as error:
+    except FileError as error:
         assert str(error).startswith("n8-l7.tsv")  # noqa: PT017, the content may as well be valid
     else:
         assert rows.size == content.count(b"\n")
@@ -173,7 +173,7 @@ def test_zero_values_are_dropped():
 )
 def test_a_pair_that_comes_twice_is_named(text, lines):
     later, earlier = lines
-    with pytest.raises(FileFormatError, match=f"^n8-l7.tsv line {later}: the same row and column as line {earlier}$"):
+    with pytest.raises(FileError, match=f"^n8-l7.tsv line {later}: the same row and column as line {earlier}$"):
         matrix(text)
 
 
@@ -248,28 +248,24 @@ def test_images_in_many_blocks_are_the_same(images_file, monkeypatch):
     images = read_challenge_images(images_file, 8)
     np.testing.assert_array_equal(images.data[-96:], np.arange(4, 100))
     images_file.write_text(images_file.read_text() + "1\t9\t1\n")
-    with pytest.raises(FileFormatError, match="images.tsv line 100: pixel is 9"):
+    with pytest.raises(FileError, match="images.tsv line 100: pixel is 9"):
         read_challenge_images(images_file, 8)
 
 
 def test_samples_say_how_many_images(images_file):
     assert read_challenge_images(images_file, 8, samples=5).shape == (5, 8)
-    with pytest.raises(
-        FileFormatError, match=r"^images.tsv line 2: image is 3, expected 1 to 2 \(the samples asked for\)$"
-    ):
+    with pytest.raises(FileError, match=r"^images.tsv line 2: image is 3, expected 1 to 2 \(the samples asked for\)$"):
         read_challenge_images(images_file, 8, samples=2)
 
 
 def test_a_pixel_that_the_network_has_not_is_named(images_file):
-    with pytest.raises(
-        FileFormatError, match=r"^images.tsv line 2: pixel is 8, expected 1 to 7 \(the network's inputs\)$"
-    ):
+    with pytest.raises(FileError, match=r"^images.tsv line 2: pixel is 8, expected 1 to 7 \(the network's inputs\)$"):
         read_challenge_images(images_file, 7)
 
 
 def test_an_image_number_beyond_all_bounds_is_refused(images_file):
     images_file.write_text("3000000000\t1\t1\n")
-    with pytest.raises(FileFormatError, match="line 1: image is 3000000000, expected 1 to 2147483647"):
+    with pytest.raises(FileError, match="line 1: image is 3000000000, expected 1 to 2147483647"):
         read_challenge_images(images_file, 8)
 
 
@@ -289,13 +285,13 @@ def test_sizes_must_be_positive(images_file, neurons, samples, named):
 
 def test_a_damaged_or_missing_compressed_file_is_named(tmp_path):
     path = tmp_path / "images.tsv.gz"
-    with pytest.raises(FileFormatError, match=f"cannot read {path}: .*No such file"):
+    with pytest.raises(FileError, match=f"cannot read {path}: .*No such file"):
         read_challenge_images(path, 8)
     content = gzip.compress(IMAGES.encode() * 100)
     flipped = content[:-8] + bytes([content[-8] ^ 1]) + content[-7:]
     for damaged in (content[:-1], content[: len(content) // 2], b"no gzip", flipped):
         path.write_bytes(damaged)
-        with pytest.raises(FileFormatError, match=f"cannot read {path}: "):
+        with pytest.raises(FileError, match=f"cannot read {path}: "):
             read_challenge_images(path, 8, samples=3)
 
 
@@ -347,19 +343,19 @@ def test_categories_are_read_from_one_and_sorted(tmp_path):
 def test_a_bad_category_is_named(tmp_path, line):
     path = tmp_path / "categories.tsv"
     path.write_text(f"7\n{line}\n9\n")
-    with pytest.raises(FileFormatError, match="^categories.tsv line 2: .*, expected a number from 1 and a newline$"):
+    with pytest.raises(FileError, match="^categories.tsv line 2: .*, expected a number from 1 and a newline$"):
         read_categories(path)
 
 
 def test_a_category_cut_off_or_twice_is_named(tmp_path):
     path = tmp_path / "categories.tsv"
     path.write_text("7\n12")
-    with pytest.raises(FileFormatError, match="line 2: '12', expected a number from 1 and a newline"):
+    with pytest.raises(FileError, match="line 2: '12', expected a number from 1 and a newline"):
         read_categories(path)
     path.write_text("7\n12\n007\n")
-    with pytest.raises(FileFormatError, match="line 3: 7 is on line 1 already"):
+    with pytest.raises(FileError, match="line 3: 7 is on line 1 already"):
         read_categories(path)
-    with pytest.raises(FileFormatError, match="cannot read .*absent"):
+    with pytest.raises(FileError, match="cannot read .*absent"):
         read_categories(tmp_path / "absent")
 
 

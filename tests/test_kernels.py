@@ -1,5 +1,7 @@
 """Every kernel against a dense float64 oracle, on pleasant and on ugly layers."""
 
+import subprocess
+import sys
 from importlib.metadata import EntryPoint
 
 import numpy as np
@@ -227,3 +229,20 @@ def test_a_bad_kernel_does_not_hide_the_others(other_packages):
     assert "is a object, expected a Kernel" in str(kernel_problem("broken"))
     assert "no_such_package" in str(kernel_problem("gone"))
     assert kernel_problem("scipy") is None
+    with pytest.raises(KernelError, match="kernel 'gone' cannot be loaded: ModuleNotFoundError"):
+        tg.infer(tg.Network([tg.Layer(np.eye(2))]), np.eye(2), kernel="gone")
+
+
+WITHOUT_A_CACHE = """
+import numpy as np, numba.core.caching as caching
+impl = getattr(caching, "CacheImpl", None) or caching._CacheImpl
+impl._locator_classes = []  # as where neither the package nor the home may be written to
+import taskgraph_dnn as tg
+network = tg.Network([tg.Layer(np.eye(3))])
+result = tg.infer(network, np.eye(3), kernel="numba").compute()
+assert (result.outputs.toarray() == np.eye(3)).all()
+"""
+
+
+def test_numba_needs_no_folder_for_its_cache():
+    subprocess.run([sys.executable, "-W", "error", "-c", WITHOUT_A_CACHE], check=True)

@@ -92,6 +92,12 @@ def test_duplicates_are_summed_and_zeros_dropped():
     assert tg.Layer(csc([3, -3], [1, 1], [0, 2, 2])).nnz == 0
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_duplicates_of_small_integers_do_not_overflow(dtype):
+    coo = scipy.sparse.coo_array((np.array([100, 100], dtype), ([0, 0], [0, 0])), shape=(1, 1))
+    assert tg.Layer(coo).weights.toarray() == 200
+
+
 def test_row_numbers_are_sorted():
     layer = tg.Layer(csc([1, 2], [1, 0], [0, 2, 2]))
     assert layer.weights.indices.tolist() == [0, 1]
@@ -173,7 +179,7 @@ def test_layer_refuses_an_activation(activation):
         tg.Layer(DENSE, activation=activation)
 
 
-@pytest.mark.parametrize("cap", [0, -1.0, np.nan, np.inf, -np.inf, 1e300, 1e-60, "x", [1.0, 2.0]])
+@pytest.mark.parametrize("cap", [0, -1.0, np.nan, np.inf, -np.inf, 1e300, 1e-60, 10**400, "x", "1", True, [1.0]])
 def test_layer_refuses_a_cap(cap):
     with pytest.raises(NetworkError) as caught:
         tg.Layer(DENSE, cap=cap)
@@ -338,6 +344,12 @@ def test_network_is_a_chain(network):
     assert [network.sources(number) for number in range(3)] == [(NETWORK_INPUT,), (0,), (1,)]
 
 
+@pytest.mark.parametrize("layers", [None, 3, tg.Layer(np.eye(2))])
+def test_network_refuses_what_is_no_sequence(layers):
+    with pytest.raises(NetworkError, match=f"a network is made of layers, got a {type(layers).__name__}"):
+        tg.Network(layers)
+
+
 def test_network_refuses_no_layers():
     with pytest.raises(NetworkError, match="at least one layer, got none"):
         tg.Network([])
@@ -425,11 +437,13 @@ class Stored:
     def open(self):
         raise AssertionError("not asked for")
 
+    def head(self, layers, digest):
+        return layers, digest
+
 
 def test_source_gives_the_digest(network):
     stored = tg.Network(network, source=Stored(), read_seconds=2.0)
     assert stored.digest == "as stored"
     assert stored.read_seconds == 2.0
     assert stored.head(3) is stored
-    assert stored.head(2).source is None
-    assert stored.head(2).digest == network.head(2).digest
+    assert stored.head(2).source == (2, network.head(2).digest)

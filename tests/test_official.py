@@ -80,5 +80,5 @@ def test_categories_from_the_command_line(files, scheduler, truth, tmp_path):
 
 
 def test_the_network_of_480_layers_would_be_missing_files(files):
-    with pytest.raises(tg.FileFormatError, match="n1024-l121.tsv"):
+    with pytest.raises(tg.FileError, match="n1024-l121.tsv"):
         tg.read_challenge_network(files["network"], neurons=1024, layers=480)

@@ -1,6 +1,8 @@
-import itertools
 import json
+import tracemalloc
+from itertools import pairwise
 
+import numpy as np
 import pytest
 
 import taskgraph_dnn as tg
@@ -29,7 +31,7 @@ def planned(network, samples, threads=2, **changes):
 
 def covers(ranges, total):
     edges = [0, *(stop for _, stop in ranges)]
-    return list(ranges) == list(itertools.pairwise(edges)) and edges[-1] == total and all(a < b for a, b in ranges)
+    return list(ranges) == list(pairwise(edges)) and edges[-1] == total and all(a < b for a, b in ranges)
 
 
 @pytest.mark.parametrize("partitions", [1, 3, 7, 100, 1000])
@@ -53,8 +55,36 @@ def test_automatic_partitions_fit_their_bytes(network, limit):
     plan = planned(network, 10_000, partition_bytes=limit)
     assert covers(plan.partitions, 10_000)
     largest = max(stop - first for first, stop in plan.partitions)
-    assert largest == plan.lanes or largest * 4 * 128 <= limit
-    assert plan.task_nbytes == largest * 4 * 128
+    needed = largest * 4 * (64 + 128)  # what a task was given, and the layer it computes
+    assert largest == plan.lanes or needed <= limit
+    assert plan.largest_task_nbytes == needed
+
+
+def test_padding_is_counted(network):
+    assert planned(network, 1).largest_task_nbytes == 64 * 4 * (64 + 128)
+
+
+def test_wide_layers_decide_the_partitions(rng):
+    """16 -> 16 -> 2,000 -> 16: the widest pair of layers counts, not the first."""
+    network = tg.Network([random_layer(rng, 16, 16), random_layer(rng, 16, 2000), random_layer(rng, 2000, 16)])
+    plan = planned(network, 10_000, partition_bytes=2**22)
+    largest = max(stop - first for first, stop in plan.partitions)
+    assert 2**20 < plan.largest_task_nbytes == largest * 4 * (16 + 2016) <= 2**22
+
+
+@pytest.mark.parametrize("strategy", ["hybrid", "data"])
+def test_a_task_needs_no_more_than_planned(rng, strategy):
+    """A pyramid: every layer has another shape, so that no buffer fits twice."""
+    sizes = range(1000, 8000, 1000)
+    network = tg.Network([random_layer(rng, a, b, density=1e-4, bias=-1) for a, b in pairwise(sizes)])
+    rows = np.zeros((1024, 1000), np.float32)
+    inference = tg.infer(network, rows, partitions=1, kernel="numba", strategy=strategy)
+    inference.compute(scheduler="synchronous")  # imports and compiles
+    tracemalloc.start()
+    inference.compute(scheduler="synchronous")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.9 < peak / inference.plan.largest_task_nbytes < 1.1
 
 
 def test_more_threads_get_more_partitions(network):
@@ -68,19 +98,19 @@ def test_no_samples_need_no_partition(network):
 
 
 def test_hybrid_spans_last_as_long_as_asked(network):
-    layer_seconds = cost(network[0], load_kernel("scipy"), 1000).seconds
+    layer_seconds = cost(network[0], load_kernel("scipy"), 1000, 64).seconds
     plan = planned(network, 1000, partitions=1, task_seconds=3.5 * layer_seconds)
     assert covers(plan.spans, 20)
     lasting = [
-        sum(cost(layer, load_kernel("scipy"), 1000).seconds for layer in network.layers[a:b]) for a, b in plan.spans
+        sum(cost(layer, load_kernel("scipy"), 1000, 64).seconds for layer in network.layers[a:b]) for a, b in plan.spans
     ]
     assert min(lasting[:-1]) >= 3.5 * layer_seconds
-    assert max(lasting) == pytest.approx(plan.task_seconds)
+    assert max(lasting) == pytest.approx(plan.longest_task_seconds)
     assert 4 <= len(plan.spans) <= 6
 
 
 def test_a_short_rest_joins_the_span_before(network):
-    seconds = cost(network[0], load_kernel("scipy"), 10).seconds
+    seconds = cost(network[0], load_kernel("scipy"), 10, 64).seconds
     plan = planned(network, 10, partitions=1, task_seconds=18.5 * seconds)
     assert plan.spans == ((0, 20),)
 
@@ -119,9 +149,11 @@ def test_plans_are_frozen_values(network):
     assert json.loads(json.dumps(plan.to_dict()))["lanes"] == plan.lanes
 
 
-def test_span_of(network):
-    plan = planned(network, 1000, task_seconds=1e-9)
-    assert [plan.span_of(layer) for layer in (0, 7, 19)] == [0, 7, 19]
+def test_a_graph_of_too_many_partitions_is_refused(network):
+    with pytest.raises(PlanError, match="1,000,001 partitions, expected at most 1,000,000"):
+        planned(network, 10**12, partitions=1_000_001)
+    with pytest.raises(PlanError, match="partitions, expected at most 1,000,000"):
+        planned(network, 10**12)
 
 
 def test_a_plan_prints_as_a_table(rng):

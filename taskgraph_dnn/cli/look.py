@@ -8,16 +8,16 @@ from pathlib import Path
 
 import click
 import psutil
-from rich.console import Console
+from dask.system import CPU_COUNT
 from rich.table import Table
 
 from taskgraph_dnn import executors
-from taskgraph_dnn.cli.job import Job, job_options
-from taskgraph_dnn.config import settings
+from taskgraph_dnn.cli.job import PLAN, count_images, job_options, load_images, load_network
+from taskgraph_dnn.cli.terminal import show
+from taskgraph_dnn.config import Job, settings
 from taskgraph_dnn.dump import write_graph
-from taskgraph_dnn.errors import PlanError
 from taskgraph_dnn.io import read_network
-from taskgraph_dnn.io.atomic import atomic_path
+from taskgraph_dnn.io.atomic import atomic_path, check_writable
 from taskgraph_dnn.kernels import kernel_names, kernel_problem
 from taskgraph_dnn.plan import Plan, make_plan
 
@@ -35,24 +35,25 @@ _PACKAGES = (
 
 
 @click.command()
-@job_options()
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the plan to this file."
-)
+@job_options(PLAN)
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the plan to this file.")
 def plan(job: Job, json_file: Path | None) -> None:
     """Show how a network would be run: partitions, spans of layers, kernels."""
+    if json_file is not None:
+        check_writable(json_file)
     made = _plan(job)
     click.echo(str(made))
     if json_file is not None:
-        with atomic_path(json_file) as unfinished:
-            unfinished.write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")
+        with atomic_path(json_file) as draft:
+            draft.write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
-@job_options()
+@job_options(PLAN)
 def visualize(job: Job, output: Path) -> None:
     """Draw the task graph, a node for each layer and partition, to OUTPUT: .svg, .dot or .json."""
+    check_writable(output)
     made = _plan(job)
     write_graph(made, output)
     click.echo(f"{output}: {made.nodes:,} nodes, {len(made.layers):,} layers x {len(made.partitions):,} partitions")
@@ -62,20 +63,15 @@ def visualize(job: Job, output: Path) -> None:
 @click.option("--network", type=click.Path(path_type=Path), help="Show what is in this network.")
 def info(network: Path | None) -> None:
     """Show this machine, the kernels that can be used on it, and what is in a network."""
-    console = Console()
     if network is not None:
-        console.print(_network_table(network))
-    console.print(_machine_table())
-    console.print(_kernel_table())
+        show(_network_table(network))
+    show(_machine_table())
+    show(_kernel_table())
 
 
 def _plan(job: Job) -> Plan:
-    network = job.load_network()
-    samples = job.samples
-    if job.images is not None:
-        samples = job.load_images(network.inputs).shape[0]
-    if samples is None:
-        raise PlanError("give --samples or --images")
+    network = load_network(job)
+    samples = count_images(job) if job.images is None else load_images(job, network.inputs).shape[0]
     with executors.connected(job.scheduler):
         return make_plan(network, samples, settings(), threads=executors.thread_count())
 
@@ -100,9 +96,7 @@ def _network_table(path: Path) -> Table:
 def _machine_table() -> Table:
     table = Table(show_header=False, title="machine", title_justify="left")
     table.add_row("processor", _processor())
-    table.add_row(
-        "cores", f"{os.cpu_count()}, of which this process may use {len(psutil.Process().cpu_affinity() or [])}"
-    )
+    table.add_row("cores", f"{os.cpu_count()}, of which {CPU_COUNT} can be used here")
     table.add_row("memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
     table.add_row("system", f"{platform.platform()}, Python {platform.python_version()}")
     table.add_row("packages", ", ".join(f"{name} {_version(name)}" for name in _PACKAGES))

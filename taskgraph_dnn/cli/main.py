@@ -1,5 +1,6 @@
 """The command group: its subcommands, and how its errors reach the user."""
 
+import errno
 from typing import Any
 
 import click
@@ -12,12 +13,18 @@ from taskgraph_dnn.errors import TaskgraphError
 
 
 class _Group(click.Group):
-    """A group that turns our errors into one line and exit status 1."""
+    """A group that turns our errors, and those of the machine, into one line and exit status 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except TaskgraphError as error:
+            raise click.ClickException(str(error)) from error
+        except MemoryError as error:
+            raise click.ClickException(f"out of memory: {error}") from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click ends quietly when nobody reads any more
+                raise
             raise click.ClickException(str(error)) from error
 
 

@@ -7,28 +7,27 @@ from typing import Any
 
 import click
 import scipy.sparse
-from rich.console import Console
 
 from taskgraph_dnn import executors
 from taskgraph_dnn.checks import Check, check_result
-from taskgraph_dnn.cli.job import Job, job_options
-from taskgraph_dnn.cli.progress import progress
+from taskgraph_dnn.cli.job import RUN, job_options, load_images, load_network
+from taskgraph_dnn.cli.terminal import progress, show
+from taskgraph_dnn.config import Job, settings
 from taskgraph_dnn.errors import PlanError
+from taskgraph_dnn.events import TaskEvent
 from taskgraph_dnn.inference import infer
-from taskgraph_dnn.io import write_categories
-from taskgraph_dnn.io.atomic import atomic_path
-from taskgraph_dnn.kernels import kernel_names, kernel_problem
+from taskgraph_dnn.io import read_categories, write_categories
+from taskgraph_dnn.io.atomic import atomic_path, check_writable
+from taskgraph_dnn.kernels import kernel_names, kernel_problem, load_kernel
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.report import check_table, result_dict, result_table
 from taskgraph_dnn.result import Result
 
-_OUTPUT = click.Path(dir_okay=False, path_type=Path)
+_OUTPUT = click.Path(path_type=Path)
 
 
 @click.command()
-@job_options()
-@click.option("--truth", type=click.Path(path_type=Path), help="Categories to compare the answer with.")
-@click.option("--check", type=int, help="Compare this many samples with a float64 reference.")
+@job_options(RUN)
 @click.option("--json", "json_file", type=_OUTPUT, help="Write result, plan and times to this file.")
 @click.option("--categories", "categories_file", type=_OUTPUT, help="Write the categories, one a line, from 1.")
 def run(job: Job, json_file: Path | None, categories_file: Path | None) -> None:
@@ -38,59 +37,63 @@ def run(job: Job, json_file: Path | None, categories_file: Path | None) -> None:
     exit status is 1 where --truth or --check find a difference.
     """
     for path in (json_file, categories_file):
-        _check_folder(path)
-    truth = job.load_truth()
-    network = job.load_network()
-    images = job.load_images(network.inputs)
+        if path is not None:
+            check_writable(path)
+    truth = None if job.truth is None else read_categories(job.truth)
+    network = load_network(job)
+    images = load_images(job, network.inputs)
     with executors.connected(job.scheduler) as where:
         result = _run(network, images, where)
-    checks = check_result(result, network, images, truth=truth, samples=job.check, seed=job.seed)
-    console = Console()
-    console.print(result_table(result))
+    checks = check_result(result, network, images, truth=truth, samples=job.check or 0, seed=job.seed)
+    show(result_table(result))
     if checks:
-        console.print(check_table(checks))
+        show(check_table(checks))
     if json_file is not None:
-        with atomic_path(json_file) as unfinished:
-            unfinished.write_text(json.dumps(result_dict(result, checks), indent=1) + "\n", encoding="utf-8")
+        with atomic_path(json_file) as draft:
+            draft.write_text(json.dumps(result_dict(result, checks), indent=1) + "\n", encoding="utf-8")
     if categories_file is not None:
         write_categories(result.categories, categories_file)
     _exit(checks)
 
 
 @click.command()
-@job_options()
-@click.option("--truth", type=click.Path(path_type=Path), help="Categories to compare the answers with.")
-@click.option("--check", type=int, default=200, show_default=True, help="Samples to compare with a float64 reference.")
+@job_options(RUN)
 def verify(job: Job) -> None:
-    """Run a network with every kernel that can be used here and compare each answer with a float64 reference.
+    """Run a network with --kernel, or with every kernel that can be used here, and compare with a float64 reference.
 
-    Takes the options of `run`; --kernel is not one it heeds. The exit status is 1 where an answer differs.
+    Takes the options of `run`; --check is 200 where it is not given. The exit status is 1 where an answer differs.
     """
-    truth = job.load_truth()
-    network = job.load_network()
-    images = job.load_images(network.inputs)
+    samples = 200 if job.check is None else job.check
+    truth = None if job.truth is None else read_categories(job.truth)
+    if truth is None and not samples:
+        raise PlanError("there is nothing to compare with: give --truth, or --check above 0")
+    chosen = settings().kernel
+    kernels = kernel_names() if chosen == "auto" else (load_kernel(chosen).name,)
+    network = load_network(job)
+    images = load_images(job, network.inputs)
     checks: list[Check] = []
     with executors.connected(job.scheduler) as where:
-        for kernel in kernel_names():
-            if kernel_problem(kernel) is None:
-                result = _run(network, images, where, kernel)
-                checks += check_result(
-                    result, network, images, truth=truth, samples=job.check, seed=job.seed, label=kernel
-                )
-    Console().print(check_table(checks))
+        for kernel in kernels:
+            problem = kernel_problem(kernel)
+            if problem is not None:
+                click.echo(f"left out: {problem}")
+                continue
+            result = _run(network, images, where, kernel)
+            checks += check_result(result, network, images, truth=truth, samples=samples, seed=job.seed, label=kernel)
+    show(check_table(checks))
     _exit(checks)
 
 
 def _run(network: Network, images: scipy.sparse.csr_array, where: dict[str, Any], kernel: str | None = None) -> Result:
     inference = infer(network, images, kernel=kernel)
     done = count(1)
-    with progress("Infer") as report, executors.watching(lambda _: report(next(done), inference.plan.tasks)):
-        return inference.compute(**where)
+    with progress("Infer") as report:
 
+        def advance(event: TaskEvent) -> None:  # noqa: ARG001
+            report(next(done), inference.plan.tasks)
 
-def _check_folder(path: Path | None) -> None:
-    if path is not None and not path.absolute().parent.is_dir():
-        raise PlanError(f"cannot write {path}: there is no folder {path.absolute().parent}")
+        with executors.watching(inference.token, advance):
+            return inference.compute(**where)
 
 
 def _exit(checks: list[Check]) -> None:

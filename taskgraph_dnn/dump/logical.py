@@ -55,7 +55,7 @@ def logical_graph(plan: Plan) -> LogicalGraph:
 
 def _nodes(plan: Plan) -> Iterator[Node]:
     last = len(plan.layers)
-    spans = [plan.span_of(layer) for layer in range(last)]
+    spans = [number for number, (first, stop) in enumerate(plan.spans) for _ in range(first, stop)]
     for p, (first, stop) in enumerate(plan.partitions):
         samples = {"partition": p, "samples": stop - first, "first_sample": first}
         yield Node(_name(NETWORK_INPUT, p), 0, p, {"kind": "input", **samples, "neurons": plan.layers[0].inputs})

@@ -1,5 +1,6 @@
 """Where a graph is run: threads of this process, or a cluster. Only `cluster` imports `distributed`."""
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,12 @@ from typing import Any
 import dask.config
 from dask.system import CPU_COUNT
 
-from taskgraph_dnn.events import Subscriber, subscribed
+from taskgraph_dnn.errors import PlanError
+from taskgraph_dnn.events import Subscriber, TaskEvent, subscribed
+
+_LOCAL = ("threads", "synchronous")
+_PROCESSES = "processes"
+_ADDRESS = re.compile(r"([a-z]+://)?\S+:[0-9]+")
 
 
 def thread_count() -> int:
@@ -33,6 +39,18 @@ def sending_data() -> Iterator[None]:
         yield
 
 
+def check_scheduler(scheduler: str) -> None:
+    """Check that `scheduler` is something that `connected` knows, without trying it.
+
+    Raises:
+        PlanError: it is not.
+    """
+    if scheduler in (*_LOCAL, _PROCESSES) or _ADDRESS.fullmatch(scheduler):
+        return
+    known = ", ".join((*_LOCAL, _PROCESSES))
+    raise PlanError(f"unknown scheduler {scheduler!r}, expected {known}, or an address like tcp://127.0.0.1:8786")
+
+
 @contextmanager
 def connected(scheduler: str) -> Iterator[dict[str, Any]]:
     """Make `scheduler` ready and yield the keywords for `Inference.compute`.
@@ -42,9 +60,10 @@ def connected(scheduler: str) -> Iterator[dict[str, Any]]:
             machine, one a core, on loopback only, closed at the end), or the address of a Dask scheduler.
 
     Raises:
-        PlanError: there is no scheduler at that address.
+        PlanError: the scheduler is unknown, or nobody answers at the address.
     """
-    if scheduler in ("threads", "synchronous"):
+    check_scheduler(scheduler)
+    if scheduler in _LOCAL:
         yield {"scheduler": scheduler}
         return
     from taskgraph_dnn.executors import cluster
@@ -54,16 +73,21 @@ def connected(scheduler: str) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def watching(subscriber: Subscriber) -> Iterator[None]:
-    """Call `subscriber` with the events of all tasks that end while the context is open, wherever they ran."""
+def watching(run: str, subscriber: Subscriber) -> Iterator[None]:
+    """Call `subscriber` with the events of `run` (an inference's token) as its tasks end, wherever that is."""
+
+    def of_run(event: TaskEvent) -> None:
+        if event.run == run:
+            subscriber(event)
+
     client = _client()
     if client is None:
-        with subscribed(subscriber):
+        with subscribed(of_run):
             yield
         return
     from taskgraph_dnn.executors import cluster
 
-    with cluster.watching(client, subscriber):
+    with subscribed(cluster.not_on_a_worker(of_run)), cluster.watching(client, of_run):
         yield
 
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import scipy.sparse
 
-from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io import challenge as _challenge
 from taskgraph_dnn.io import matrixmarket as _matrixmarket
 from taskgraph_dnn.io.challenge import read_challenge_network, write_challenge_network
 from taskgraph_dnn.io.matrixmarket import read_matrix_market, read_matrix_market_images, write_matrix_market
-from taskgraph_dnn.io.packed import PackedFile, read_packed, write_packed
+from taskgraph_dnn.io.packed import PackedFile, read_packed, read_packed_as_told, write_packed
 from taskgraph_dnn.io.samples import read_categories, read_challenge_images, write_categories, write_challenge_images
 from taskgraph_dnn.io.streams import Progress
 from taskgraph_dnn.network import Network
@@ -70,7 +70,7 @@ def read_network(
         progress: called after each layer with the layers read and all layers, or None where these are not known.
 
     Raises:
-        FileFormatError: the path is nothing that can be read, or a file is damaged.
+        FileError: the path is nothing that can be read, or a file is damaged.
         NetworkError: an argument is out of range, or given for a packed file, which has its own.
         MissingDependencyError: the format needs a package that is not installed.
     """
@@ -82,25 +82,18 @@ def read_network(
         given["cap"] = cap
     _require(path, _NETWORKS)
     if path.suffix == ".safetensors":
-        network = _read_packed(path, layers, given)
-    elif path.name.endswith((".tar.gz", ".tgz")) or _holds(path, _challenge.LAYER_FILE):
+        return read_packed_as_told(path, neurons, layers, given)
+    if path.name.endswith((".tar.gz", ".tgz")) or _holds(path, _challenge.LAYER_FILE):
         if given.pop("activation", "relu") != "relu":
             raise NetworkError(f"activation is {activation!r}, but a Graph Challenge network has relu")
         network = read_challenge_network(path, neurons, layers, check_edges=check_edges, progress=progress, **given)
     elif path.name.endswith((".mtx", ".mtx.gz")) or _holds(path, _matrixmarket.LAYER_FILE):
         network = read_matrix_market(path, layers, progress=progress, **given)
     else:
-        raise FileFormatError(f"{path} is of no known format, expected {_NETWORKS}")
+        raise FileError(f"{path} is of no known format, expected {_NETWORKS}")
     if neurons not in (None, network.inputs):
-        raise FileFormatError(f"{path} has {network.inputs} neurons, expected {neurons}")
+        raise FileError(f"{path} has {network.inputs} neurons, expected {neurons}")
     return network
-
-
-def _read_packed(path: Path, layers: int | None, given: dict[str, Any]) -> Network:
-    if given:
-        name, value = next(iter(given.items()))
-        raise NetworkError(f"{path} holds its own {name}, so {name}={value} cannot be given")
-    return read_packed(path, layers)
 
 
 def _holds(path: Path, layer_file: re.Pattern[str]) -> bool:
@@ -109,7 +102,7 @@ def _holds(path: Path, layer_file: re.Pattern[str]) -> bool:
 
 def _require(path: Path, expected: str) -> None:
     if not path.exists():
-        raise FileFormatError(f"{path} does not exist, expected {expected}")
+        raise FileError(f"{path} does not exist, expected {expected}")
 
 
 def read_images(path: str | os.PathLike[str], neurons: int, samples: int | None = None) -> scipy.sparse.csr_array:
@@ -124,7 +117,7 @@ def read_images(path: str | os.PathLike[str], neurons: int, samples: int | None 
         float32, samples x neurons; its attribute `read_seconds` says what reading took.
 
     Raises:
-        FileFormatError: the path is nothing that can be read, or the file is damaged or does not fit `neurons`.
+        FileError: the path is nothing that can be read, or the file is damaged or does not fit `neurons`.
         InputError: see `read_challenge_images`.
         MissingDependencyError: the format needs a package that is not installed.
     """
@@ -133,9 +126,9 @@ def read_images(path: str | os.PathLike[str], neurons: int, samples: int | None 
     if path.name.endswith((".tsv", ".tsv.gz")):
         return read_challenge_images(path, neurons, samples)
     if not path.name.endswith((".mtx", ".mtx.gz")):
-        raise FileFormatError(f"{path} is of no known format, expected {_IMAGES}")
+        raise FileError(f"{path} is of no known format, expected {_IMAGES}")
     images = read_matrix_market_images(path)
     expected = images.shape[0] if samples is None else samples, neurons
     if images.shape != expected:
-        raise FileFormatError(f"{path} has {images.shape} samples and neurons, expected {expected}")
+        raise FileError(f"{path} has {images.shape} samples and neurons, expected {expected}")
     return images

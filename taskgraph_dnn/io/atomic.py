@@ -11,7 +11,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from taskgraph_dnn.errors import FileFormatError
+from taskgraph_dnn.errors import FileError
+
+
+def check_writable(path: str | os.PathLike[str]) -> Path:
+    """Return where `path` leads (links followed), if a file can be written there; call it before long work.
+
+    Raises:
+        FileError: it leads to something that is no regular file, or to a folder that is not there or cannot be written.
+    """
+    given, target = Path(path).absolute(), Path(path).resolve()
+    # Behind a name in /dev or /proc, such as /dev/stdout, may be a regular file that somebody else has open.
+    if (target.exists() and not target.is_file()) or given.parts[1:2] in (("dev",), ("proc",)):
+        raise FileError(f"cannot write {path}: it exists and is no regular file")
+    _check_folder(path, target.parent)
+    return target
+
+
+def check_new_folder(path: str | os.PathLike[str]) -> Path:
+    """Return where `path` leads, if a folder can be made there.
+
+    Raises:
+        FileError: it leads to something that is no empty folder, or to where no folder can be made.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise FileError(f"cannot write {path}: it exists and is no empty folder")
+    _check_folder(path, target.parent)
+    return target
 
 
 @contextmanager
@@ -19,18 +46,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield the path of a draft, to be written as a file; it becomes `path` at the end, or is removed on failure.
 
     Raises:
-        FileFormatError: `path` exists and is no regular file, or the folder that should hold it does not exist.
+        FileError: see `check_writable`; or writing failed, because the disk is full, for example.
     """
-    target = Path(path).absolute()
-    if target.exists() and not target.is_file():
-        raise FileFormatError(f"cannot write {path}: it exists and is no regular file")
+    target = check_writable(path)
     draft = _draft(target)
-    try:
-        yield draft
-        _flush(draft)
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
+    with _failures_named(path):
+        try:
+            yield draft
+            _flush(draft)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -38,27 +64,39 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a draft folder, to be filled with files; it becomes `path` at the end, or is removed on failure.
 
     Raises:
-        FileFormatError: `path` exists and is no empty folder, or the folder that should hold it does not exist.
+        FileError: see `check_new_folder`; or writing failed.
     """
-    target = Path(path).absolute()
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise FileFormatError(f"cannot write {path}: it exists and is no empty folder")
+    target = check_new_folder(path)
     draft = _draft(target)
+    with _failures_named(path):
+        try:
+            draft.mkdir()
+            yield draft
+            for file in draft.iterdir():
+                _flush(file)
+            if target.exists():
+                target.rmdir()  # not every system renames onto an empty folder
+            draft.rename(target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_folder(path: str | os.PathLike[str], folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileError(f"cannot write {path}: there is no folder {folder}")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise FileError(f"cannot write {path}: no permission to write in {folder}")
+
+
+@contextmanager
+def _failures_named(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
-        draft.mkdir()
-        yield draft
-        for file in draft.iterdir():
-            _flush(file)
-        if target.exists():
-            target.rmdir()  # not every system renames onto an empty folder
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        yield
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error}") from error
 
 
 def _draft(target: Path) -> Path:
-    if not target.parent.is_dir():
-        raise FileFormatError(f"cannot write {target}: there is no folder {target.parent}")
     # The name keeps its end: some writers choose the format, or add a suffix, by it.
     return target.with_name(f".draft-{secrets.token_hex(4)}-{target.name}")
 

@@ -11,16 +11,17 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from types import EllipsisType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskgraph_dnn import challenge
-from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io.atomic import atomic_folder
-from taskgraph_dnn.io.layout import LayerFile, require_uniform, select
-from taskgraph_dnn.io.packed import read_packed
-from taskgraph_dnn.io.streams import Progress, archive_files, map_ahead, read_bytes
+from taskgraph_dnn.io.layout import LayerFile, folder_layers, require_uniform, select
+from taskgraph_dnn.io.packed import read_packed_as_told
+from taskgraph_dnn.io.streams import Progress, archive_files, map_ahead
 from taskgraph_dnn.io.tsv import Column, Table, Triples, format_tsv, parse_tsv, to_csr
 from taskgraph_dnn.network import Layer, Network
 
@@ -33,7 +34,7 @@ def read_challenge_network(
     layers: int | None = None,
     *,
     bias: float | None = None,
-    cap: float | None = challenge.CAP,
+    cap: float | EllipsisType | None = ...,
     check_edges: bool = True,
     progress: Progress | None = None,
 ) -> Network:
@@ -46,19 +47,20 @@ def read_challenge_network(
         neurons: neurons a layer; None takes them from the file names.
         layers: how many layers, from the first; None takes all.
         bias: the bias of all neurons; None takes the challenge's for so many neurons.
-        cap: the activation's upper bound, or None.
+        cap: the activation's upper bound, or None; left out, the challenge's 32.
         check_edges: refuse a layer of an official size that has not 32 edges a neuron.
         progress: called after each layer with the layers read and all layers, or None where these are not known.
 
     Raises:
-        FileFormatError: a layer is missing, damaged or has a wrong number of edges; the message names file and line.
+        FileError: a layer is missing, damaged or has a wrong number of edges; the message names file and line.
         NetworkError: an argument is out of range.
         MissingDependencyError: pyarrow is not installed.
     """
     start = time.perf_counter()
     path = Path(path)
     if path.suffix == ".safetensors":
-        return _read_packed(path, neurons, layers, bias)
+        given = ({} if bias is None else {"bias": bias}) | ({} if cap is ... else {"cap": cap})
+        return read_packed_as_told(path, neurons, layers, given)
     files = _select(path, neurons, layers)
     total = layers
     if path.is_dir():
@@ -66,7 +68,9 @@ def read_challenge_network(
         total = len(files)
     remaining = iter(files)
     first = next(remaining)
-    read = partial(_read_layer, bias=_shared_bias(bias, first), cap=cap, check_edges=check_edges)
+    read = partial(
+        _read_layer, bias=_shared_bias(bias, first), cap=challenge.CAP if cap is ... else cap, check_edges=check_edges
+    )
     read_layers: dict[int, Layer] = {}
     for number, layer in map_ahead(read, chain([first], remaining)):
         read_layers[number] = layer
@@ -76,32 +80,17 @@ def read_challenge_network(
     return Network(in_order, read_seconds=time.perf_counter() - start)
 
 
-def _read_packed(path: Path, neurons: int | None, layers: int | None, bias: float | None) -> Network:
-    if bias is not None:
-        raise NetworkError(f"{path} holds its own bias, so bias={bias} cannot be given")
-    network = read_packed(path, layers)
-    if neurons not in (None, network.inputs):
-        raise FileFormatError(f"{path} has {network.inputs} neurons, expected {neurons}")
-    return network
-
-
 def _select(path: Path, neurons: int | None, layers: int | None) -> Iterable[LayerFile]:
-    files = _folder_layers(path) if path.is_dir() else _archive_layers(path)
+    files = folder_layers(path, LAYER_FILE) if path.is_dir() else _archive_layers(path)
     stem = None if neurons is None else f"n{neurons}-l"
     return select(files, path, "n1024-l1.tsv", stem=stem, layers=layers)
-
-
-def _folder_layers(folder: Path) -> list[LayerFile]:
-    matches = [(match, file) for file in folder.iterdir() if (match := LAYER_FILE.fullmatch(file.name))]
-    files = [LayerFile(match[1], int(match[2]), file.name, partial(read_bytes, file)) for match, file in matches]
-    return sorted(files, key=lambda file: (file.layer, file.place))
 
 
 def _archive_layers(path: Path) -> Iterator[LayerFile]:
     folder: PurePosixPath | None = None
     for name, content in archive_files(path, LAYER_FILE.fullmatch):
         if folder not in (None, name.parent):
-            raise FileFormatError(f"{path} holds layers in two folders, {folder} and {name.parent}")
+            raise FileError(f"{path} holds layers in two folders, {folder} and {name.parent}")
         folder = name.parent
         match = LAYER_FILE.fullmatch(name.name)
         assert match is not None
@@ -111,6 +100,8 @@ def _archive_layers(path: Path) -> Iterator[LayerFile]:
 def _shared_bias(bias: float | None, file: LayerFile) -> NDArray[np.float32]:
     """Return the bias that all layers share, neurons floats, for the network that `file` belongs to."""
     neurons = int(file.stem.strip("n-l"))
+    if neurons >= 2**31:
+        raise FileError(f"{file.place} names {neurons} neurons, expected less than {2**31}")
     with np.errstate(over="ignore"):  # an overflow to inf is reported below
         value = np.float32(challenge.bias(neurons) if bias is None else bias)
     if not np.isfinite(value):
@@ -132,10 +123,10 @@ def _read_layer(
 
 def _check_edges(place: str, neurons: int, edges: int, check_edges: bool) -> None:
     if not edges:
-        raise FileFormatError(f"{place} has no edges")
+        raise FileError(f"{place} has no edges")
     expected = challenge.EDGES_PER_NEURON * neurons
     if check_edges and neurons in challenge.OFFICIAL_NEURONS and edges != expected:
-        raise FileFormatError(f"{place} has {edges} edges, expected {expected}, which is 32 for each neuron")
+        raise FileError(f"{place} has {edges} edges, expected {expected}, which is 32 for each neuron")
 
 
 def write_challenge_network(
@@ -152,7 +143,7 @@ def write_challenge_network(
 
     Raises:
         NetworkError: the network cannot be written in this layout.
-        FileFormatError: the folder exists and is not empty.
+        FileError: the folder exists and is not empty.
     """
     _require_challenge_like(network)
     with atomic_folder(folder) as draft:

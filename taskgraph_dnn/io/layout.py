@@ -1,10 +1,13 @@
 """What the layouts of one file a layer share: numbered files without gaps, and one bias and activation for all."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.errors import FileError, NetworkError
+from taskgraph_dnn.io.streams import read_bytes
 from taskgraph_dnn.network import Network
 
 
@@ -25,6 +28,13 @@ class LayerFile:
     read: Callable[[], bytes]
 
 
+def folder_layers(folder: Path, name: re.Pattern[str]) -> list[LayerFile]:
+    """Return the layer files of a folder, in order; `name` has groups for the stem and the layer's number."""
+    matches = [(match, file) for file in folder.iterdir() if (match := name.fullmatch(file.name))]
+    files = [LayerFile(match[1], int(match[2]), file.name, partial(read_bytes, file)) for match, file in matches]
+    return sorted(files, key=lambda file: (file.layer, file.place))
+
+
 def select(
     files: Iterable[LayerFile], path: Path, example: str, *, stem: str | None, layers: int | None
 ) -> Iterator[LayerFile]:
@@ -38,7 +48,7 @@ def select(
         layers: how many layers.
 
     Raises:
-        FileFormatError: a layer is missing or comes twice, or there are files of another network and `stem` is None.
+        FileError: a layer is missing or comes twice, or there are files of another network and `stem` is None.
         NetworkError: `layers` is no positive number.
     """
     if layers is not None and layers < 1:
@@ -49,19 +59,19 @@ def select(
         expected = expected or file.stem
         if file.stem != expected:
             if stem is None:
-                raise FileFormatError(f"{path} holds more than one network: {expected}... and {file.stem}...")
+                raise FileError(f"{path} holds more than one network: {expected}... and {file.stem}...")
             continue
         if layers is not None and file.layer > layers:
             continue
         if file.layer in found:
-            raise FileFormatError(f"{path} holds layer {file.layer} twice: {found[file.layer]} and {file.place}")
+            raise FileError(f"{path} holds layer {file.layer} twice: {found[file.layer]} and {file.place}")
         found[file.layer] = file.place
         yield file
     if expected is None:
-        raise FileFormatError(f"{path} holds no file like {example}")
+        raise FileError(f"{path} holds no file like {example}")
     missing = set(range(1, (layers or max(found, default=1)) + 1)) - found.keys()
     if missing:
-        raise FileFormatError(f"{path}: {expected}{min(missing)}{Path(example).suffix} is missing")
+        raise FileError(f"{path}: {expected}{min(missing)}{Path(example).suffix} is missing")
 
 
 def require_uniform(network: Network, layout: str) -> None:

@@ -8,14 +8,13 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import scipy.sparse
 
-from taskgraph_dnn.errors import FileFormatError
+from taskgraph_dnn.errors import FileError
 from taskgraph_dnn.io.atomic import atomic_folder
-from taskgraph_dnn.io.layout import LayerFile, require_uniform, select
+from taskgraph_dnn.io.layout import LayerFile, folder_layers, require_uniform, select
 from taskgraph_dnn.io.streams import Progress, map_ahead, read_bytes
-from taskgraph_dnn.matrices import first_not_finite
+from taskgraph_dnn.matrices import first_not_finite, float32_matrix
 from taskgraph_dnn.network import Layer, Network
 
 LAYER_FILE = re.compile(r"(.*-l|layer-)([1-9][0-9]*)\.mtx(\.gz)?")
@@ -45,7 +44,7 @@ def read_matrix_market(
         progress: called after each layer with the layers read and all layers.
 
     Raises:
-        FileFormatError: a layer is missing, or a file is damaged or holds something else than finite real numbers.
+        FileError: a layer is missing, or a file is damaged or holds something else than finite real numbers.
         NetworkError: the layers do not fit, or an argument is out of range.
     """
     start = time.perf_counter()
@@ -63,10 +62,7 @@ def read_matrix_market(
 def _layer_files(path: Path, layers: int | None) -> Iterable[LayerFile]:
     if not path.is_dir():
         return [LayerFile("", 1, path.name, partial(read_bytes, path))]
-    matches = [(match, file) for file in path.iterdir() if (match := LAYER_FILE.fullmatch(file.name))]
-    files = [LayerFile(match[1], int(match[2]), file.name, partial(read_bytes, file)) for match, file in matches]
-    files.sort(key=lambda file: (file.layer, file.place))
-    return select(files, path, "layer-1.mtx", stem=None, layers=layers)
+    return select(folder_layers(path, LAYER_FILE), path, "layer-1.mtx", stem=None, layers=layers)
 
 
 def _read_layer(file: LayerFile, *, bias: float, activation: str, cap: float | None) -> Layer:
@@ -80,7 +76,7 @@ def read_matrix_market_images(path: str | os.PathLike[str]) -> scipy.sparse.csr_
         float32, with sorted columns and no stored zeros; its attribute `read_seconds` says what reading took.
 
     Raises:
-        FileFormatError: the file is damaged or holds something else than finite real numbers.
+        FileError: the file is damaged or holds something else than finite real numbers.
     """
     start = time.perf_counter()
     path = Path(path)
@@ -94,22 +90,23 @@ def _parse(content: bytes, place: str) -> scipy.sparse.csc_array:
     from scipy.io import mmread  # takes as long to import as the rest of the package
 
     if not content.endswith(b"\n"):
-        raise FileFormatError(f"{place} is cut off after {content[-40:]!r}, expected a newline at its end")
+        raise FileError(f"{place} is cut off after {content[-40:]!r}, expected a newline at its end")
     _check_text(content, place)
     try:
         matrix = mmread(io.BytesIO(content), spmatrix=False)
-    except (ValueError, OverflowError) as error:
-        raise FileFormatError(f"{place}: {error}") from error
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise FileError(f"{place}: {error}") from error
     if matrix.dtype.kind == "c" or 0 in matrix.shape:
-        raise FileFormatError(f"{place} is {matrix.dtype} of shape {matrix.shape}, expected a matrix of real numbers")
-    with np.errstate(over="ignore"):  # an overflow to inf is reported below
-        csc = scipy.sparse.csc_array(matrix, dtype=np.float32)
-    if scipy.sparse.issparse(matrix) and csc.nnz < matrix.nnz:
-        raise FileFormatError(f"{place} has {matrix.nnz} entries, of which only {csc.nnz} are at different places")
+        raise FileError(f"{place} is {matrix.dtype} of shape {matrix.shape}, expected a matrix of real numbers")
+    if not scipy.sparse.issparse(matrix):
+        matrix = scipy.sparse.coo_array(matrix)
+    csc = float32_matrix(matrix, scipy.sparse.csc_array)
+    if csc.nnz < matrix.nnz:
+        raise FileError(f"{place} has {matrix.nnz} entries, of which only {csc.nnz} are at different places")
     wrong = first_not_finite(csc)
     if wrong is not None:
         row, column, value = wrong
-        raise FileFormatError(f"{place}: row {row + 1}, column {column + 1} is {value}, expected a finite float32")
+        raise FileError(f"{place}: row {row + 1}, column {column + 1} is {value}, expected a finite float32")
     return csc
 
 
@@ -117,7 +114,7 @@ def _check_text(content: bytes, place: str) -> None:
     for number, line in enumerate(content.splitlines(), start=1):
         strange = b"" if line.startswith(b"%") else line.translate(None, _NUMBER_BYTES)
         if strange:
-            raise FileFormatError(f"{place} line {number}: {line[:40]!r}, expected numbers")
+            raise FileError(f"{place} line {number}: {line[:40]!r}, expected numbers")
 
 
 def write_matrix_market(network: Network, folder: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
@@ -132,7 +129,7 @@ def write_matrix_market(network: Network, folder: str | os.PathLike[str], *, pro
 
     Raises:
         NetworkError: the network cannot be written in this layout.
-        FileFormatError: the folder exists and is not empty.
+        FileError: the folder exists and is not empty.
     """
     from scipy.io import mmwrite
 

@@ -9,6 +9,7 @@ import json
 import mmap
 import os
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from taskgraph_dnn.errors import FileFormatError, NetworkError
+from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io.atomic import atomic_path
 from taskgraph_dnn.io.streams import Progress
 from taskgraph_dnn.network import Layer, Network, index_dtype, network_digest
@@ -51,20 +52,28 @@ class PackedFile:
         """Return the network, without hashing it again; a process opens the same file only once.
 
         Raises:
-            FileFormatError: the file is gone, or holds another network by now.
+            FileError: the file is gone, or holds another network by now.
         """
         try:
             status = Path(self.path).stat()
         except OSError as error:
-            raise FileFormatError(f"cannot read {self.path}: {error}") from error
-        return _open(self, status.st_mtime_ns, status.st_size)
+            raise FileError(f"cannot read {self.path}: {error}") from error
+        with _opening:  # lru_cache alone would let every thread open it
+            return _open(self, status.st_mtime_ns, status.st_size)
+
+    def head(self, layers: int, digest: str) -> "PackedFile":
+        """Return the source of the first `layers` layers."""
+        return PackedFile(self.path, digest, layers)
+
+
+_opening = threading.Lock()
 
 
 @lru_cache(maxsize=8)
 def _open(file: PackedFile, modified_ns: int, nbytes: int) -> Network:  # noqa: ARG001, a changed file is opened again
     network = read_packed(file.path, file.layers, verify=False)
     if network.digest != file.digest:
-        raise FileFormatError(f"{file.path} holds the network {network.digest}, expected {file.digest}")
+        raise FileError(f"{file.path} holds the network {network.digest}, expected {file.digest}")
     return network
 
 
@@ -77,7 +86,7 @@ def write_packed(network: Network, path: str | os.PathLike[str], *, progress: Pr
         progress: called after each layer with the layers written and all layers.
 
     Raises:
-        FileFormatError: the file cannot be there.
+        FileError: the file cannot be there.
     """
     tensors = [(f"layers.{k}.{name}", k, array) for k, layer in enumerate(network) for name, array in _arrays(layer)]
     # The format allows no gaps, so the widest types go first: then each tensor is aligned to its own type.
@@ -129,10 +138,11 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
     Args:
         path: the file.
         layers: how many layers, from the first; None takes all.
-        verify: hash every layer and check its structure. Without it, the file must be one that was verified before.
+        verify: hash every layer and check its numbers. Without it, the file must be one that was verified before; its
+            structure is checked nonetheless, because kernels follow it without looking.
 
     Raises:
-        FileFormatError: the file is no packed network, of another version, damaged, or has fewer than `layers` layers.
+        FileError: the file is no packed network, of another version, damaged, or has fewer than `layers` layers.
         NetworkError: `layers` is no positive number.
     """
     start = time.perf_counter()
@@ -144,7 +154,7 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
     if layers < 1:
         raise NetworkError(f"cannot read {layers} layers, expected at least 1")
     if layers > len(described):
-        raise FileFormatError(f"{path} has {len(described)} layers, expected at least {layers}")
+        raise FileError(f"{path} has {len(described)} layers, expected at least {layers}")
     described = described[:layers]
     digest = network_digest(layer.digest for layer in described)
     try:
@@ -152,7 +162,29 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
         source = PackedFile(str(path.absolute()), digest, layers)
         return Network(read, source=source, read_seconds=time.perf_counter() - start)
     except (NetworkError, TypeError, ValueError) as error:  # what the file says of its layers is not possible
-        raise FileFormatError(f"{path}: {error}") from error
+        raise FileError(f"{path}: {error}") from error
+
+
+def read_packed_as_told(path: Path, neurons: int | None, layers: int | None, given: dict[str, Any]) -> Network:
+    """Open a packed file for a reader of several formats.
+
+    Args:
+        path: the file.
+        neurons: what the network must have, or None.
+        layers: how many layers, or None.
+        given: what the caller said of all layers, by name; it must be nothing, because the file says that itself.
+
+    Raises:
+        FileError: see `read_packed`; or the file has other neurons.
+        NetworkError: something is given.
+    """
+    if given:
+        name, value = next(iter(given.items()))
+        raise NetworkError(f"{path} holds its own {name}, so {name}={value} cannot be given")
+    network = read_packed(path, layers)
+    if neurons not in (None, network.inputs):
+        raise FileError(f"{path} has {network.inputs} neurons, expected {neurons}")
+    return network
 
 
 @dataclass(frozen=True)
@@ -174,14 +206,14 @@ class _Described:
 def _described_layers(path: Path, metadata: dict[str, str]) -> list[_Described]:
     for key, expected in (("format", FORMAT), ("version", VERSION)):
         if metadata.get(key) != expected:
-            raise FileFormatError(f"{path} has {key} {metadata.get(key)}, this package reads {key} {expected}")
+            raise FileError(f"{path} has {key} {metadata.get(key)}, this package reads {key} {expected}")
     try:
         layers = [_Described(**{**layer, "shape": tuple(layer["shape"])}) for layer in json.loads(metadata["layers"])]
         digest = network_digest(layer.digest for layer in layers)
-    except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} does not describe its layers: {error!r}") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise FileError(f"{path} does not describe its layers: {error!r}") from error
     if metadata.get("digest") != digest:
-        raise FileFormatError(f"{path} has the digest {metadata.get('digest')}, but its layers have {digest}")
+        raise FileError(f"{path} has the digest {metadata.get('digest')}, but its layers have {digest}")
     return layers
 
 
@@ -202,7 +234,7 @@ class _Tensors:
             with path.open("rb") as file:
                 content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (SafetensorError, OSError) as error:
-            raise FileFormatError(f"cannot read {path} as a safetensors file: {error}") from error
+            raise FileError(f"cannot read {path} as a safetensors file: {error}") from error
         start = 8 + struct.unpack("<Q", content[:8])[0]
         return cls(path, content, json.loads(content[8:start]), start)
 
@@ -210,10 +242,10 @@ class _Tensors:
         """Return the view of a tensor that must have `size` elements of type `dtype`."""
         tensor = self.header.get(name)
         if tensor is None:
-            raise FileFormatError(f"{self.path}: tensor {name} is missing")
+            raise FileError(f"{self.path}: tensor {name} is missing")
         if (tensor["dtype"], tensor["shape"]) != (dtype, [size]):
             found = f"{tensor['dtype']} of shape {tensor['shape']}"
-            raise FileFormatError(f"{self.path}: tensor {name} is {found}, expected {dtype} of shape {[size]}")
+            raise FileError(f"{self.path}: tensor {name} is {found}, expected {dtype} of shape {[size]}")
         # The mapping itself is the array's base: scipy copies an array that is a small part of another one.
         return np.ndarray(size, _DTYPES[dtype], self.content, self.start + tensor["data_offsets"][0])
 
@@ -225,8 +257,8 @@ class _Tensors:
         indices = self.get(f"layers.{k}.indices", index, described.nnz)
         data = self.get(f"layers.{k}.data", "F32", described.nnz)
         bias = self.get(f"layers.{k}.bias", "F32", outputs)
+        _check_structure(f"{self.path}: layer {k + 1}", inputs, indptr, indices)
         if verify:
-            _check_structure(f"{self.path}: layer {k + 1}", inputs, indptr, indices)
             _check_numbers(f"{self.path}: layer {k + 1}", data, bias)
         layer = Layer.from_csc_arrays(
             described.shape,
@@ -239,24 +271,22 @@ class _Tensors:
             digest=None if verify else described.digest,
         )
         if layer.digest != described.digest:
-            raise FileFormatError(
-                f"{self.path}: layer {k + 1} has the digest {layer.digest}, expected {described.digest}"
-            )
+            raise FileError(f"{self.path}: layer {k + 1} has the digest {layer.digest}, expected {described.digest}")
         return layer
 
 
 def _check_structure(place: str, inputs: int, indptr: NDArray[Any], indices: NDArray[Any]) -> None:
     if indptr[0] != 0 or indptr[-1] != indices.size or (indptr[1:] < indptr[:-1]).any():
-        raise FileFormatError(f"{place}: the column pointers do not rise from 0 to {indices.size}")
+        raise FileError(f"{place}: the column pointers do not rise from 0 to {indices.size}")
     if indices.size and not 0 <= indices.min() <= indices.max() < inputs:
-        raise FileFormatError(f"{place}: row numbers {indices.min()} to {indices.max()}, expected 0 to {inputs - 1}")
+        raise FileError(f"{place}: row numbers {indices.min()} to {indices.max()}, expected 0 to {inputs - 1}")
     rises = indices[1:] > indices[:-1]
     starts = indptr[1:-1]
     rises[starts[(starts > 0) & (starts < indices.size)] - 1] = True  # a new column may start at any row
     if not rises.all():
-        raise FileFormatError(f"{place}: the row numbers of a column are not sorted")
+        raise FileError(f"{place}: the row numbers of a column are not sorted")
 
 
 def _check_numbers(place: str, data: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
     if not (np.isfinite(data).all() and data.all() and np.isfinite(bias).all()):
-        raise FileFormatError(f"{place}: a weight is not finite or is 0, or a bias is not finite")
+        raise FileError(f"{place}: a weight is not finite or is 0, or a bias is not finite")

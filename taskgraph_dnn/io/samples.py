@@ -10,13 +10,16 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
-from taskgraph_dnn.errors import FileFormatError, InputError
+from taskgraph_dnn.errors import FileError, InputError
 from taskgraph_dnn.io.atomic import atomic_path
 from taskgraph_dnn.io.streams import line_blocks, map_ahead, open_input, open_output
 from taskgraph_dnn.io.tsv import Column, Table, Triples, format_tsv, parse_tsv, to_csr
-from taskgraph_dnn.matrices import first_not_finite, real_matrix
+from taskgraph_dnn.matrices import first_not_finite, float32_matrix, real_matrix
 
 _MOST_SAMPLES = 2**31 - 1
+#: A wrong digit in an image number must not make a matrix of 2,000,000,000 rows: beyond so many images, and so many
+#: empty ones for each pixel, the reader asks.
+_SURELY_MEANT, _MOST_EMPTY = 1_000_000, 100
 _CATEGORY = re.compile(r"0*[0-9]{1,18}\r?\n")
 
 
@@ -34,7 +37,7 @@ def read_challenge_images(
         float32, samples x neurons; its attribute `read_seconds` says what reading took.
 
     Raises:
-        FileFormatError: the file is damaged, or an image or pixel is out of range; the message names file and line.
+        FileError: the file is damaged, or an image or pixel is out of range; the message names file and line.
         InputError: `neurons` or `samples` is no positive number, or the file is empty and `samples` not given.
         MissingDependencyError: pyarrow is not installed.
     """
@@ -50,6 +53,11 @@ def read_challenge_images(
         if not pixels.rows.size:
             raise InputError(f"{path} holds no image, so samples must say how many empty ones are meant")
         samples = int(pixels.rows.max()) + 1
+        if samples > _SURELY_MEANT + _MOST_EMPTY * pixels.rows.size:
+            raise FileError(
+                f"{path.name}: image {samples} in a file of {pixels.rows.size} pixels is hardly meant; "
+                f"if it is, ask for samples={samples}"
+            )
     images = to_csr(pixels, (samples, neurons), table)
     images.read_seconds = time.perf_counter() - start
     return images
@@ -82,9 +90,7 @@ def write_challenge_images(images: Any, path: str | os.PathLike[str]) -> None:
         images = real_matrix(images)
     except ValueError as error:
         raise InputError(f"images {error}") from error
-    with np.errstate(over="ignore"):  # an overflow to inf is reported below
-        csr = scipy.sparse.csr_array(images, dtype=np.float32, copy=True)
-    csr.sum_duplicates()
+    csr = float32_matrix(images, scipy.sparse.csr_array).copy()
     csr.eliminate_zeros()
     wrong = first_not_finite(csr)
     if wrong is not None:
@@ -102,7 +108,7 @@ def read_categories(path: str | os.PathLike[str]) -> NDArray[np.int64]:
         int64, sorted, counted from 0.
 
     Raises:
-        FileFormatError: a line is no positive number, or one comes twice; the message names file and line.
+        FileError: a line is no positive number, or one comes twice; the message names file and line.
     """
     path = Path(path)
     lines: dict[int, int] = {}
@@ -110,10 +116,10 @@ def read_categories(path: str | os.PathLike[str]) -> NDArray[np.int64]:
         for line, content in enumerate(stream, start=1):
             text = content.decode(errors="replace")
             if not _CATEGORY.fullmatch(text) or int(text) < 1:
-                raise FileFormatError(f"{path.name} line {line}: {text[:40]!r}, expected a number from 1 and a newline")
+                raise FileError(f"{path.name} line {line}: {text[:40]!r}, expected a number from 1 and a newline")
             if int(text) in lines:
                 first = lines[int(text)]
-                raise FileFormatError(f"{path.name} line {line}: {int(text)} is on line {first} already")
+                raise FileError(f"{path.name} line {line}: {int(text)} is on line {first} already")
             lines[int(text)] = line
     return np.array(sorted(lines), dtype=np.int64) - 1
 

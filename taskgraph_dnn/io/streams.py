@@ -12,7 +12,7 @@ from io import BufferedIOBase
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from taskgraph_dnn.errors import FileFormatError
+from taskgraph_dnn.errors import FileError
 
 #: Called with the layers done so far and all layers; None where their number is not known before the end.
 Progress = Callable[[int, int | None], None]
@@ -30,13 +30,13 @@ def open_input(path: Path) -> Iterator[BufferedIOBase]:
     """Open a file for reading, decompressed if its name ends in `.gz`.
 
     Raises:
-        FileFormatError: the file cannot be read, now or later in the context.
+        FileError: the file cannot be read, now or later in the context.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             yield stream
     except (OSError, EOFError, zlib.error) as error:
-        raise FileFormatError(f"cannot read {path}: {error}") from error
+        raise FileError(f"cannot read {path}: {error}") from error
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def archive_files(path: Path, wanted: Callable[[str], object]) -> Iterator[tuple
     because no archive of a network needs one.
 
     Raises:
-        FileFormatError: the archive is damaged, cut off, or refused.
+        FileError: the archive is damaged, cut off, or refused.
     """
     try:
         with gzip.open(path) as stream:
@@ -96,15 +96,15 @@ def archive_files(path: Path, wanted: Callable[[str], object]) -> Iterator[tuple
             if stream.tell() < archive.offset + tarfile.BLOCKSIZE:
                 raise EOFError("the end of the archive is missing")
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise FileFormatError(f"cannot read {path} as a .tar.gz archive: {error}") from error
+        raise FileError(f"cannot read {path} as a .tar.gz archive: {error}") from error
 
 
 def _checked_name(path: Path, member: tarfile.TarInfo) -> PurePosixPath:
     if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
-        raise FileFormatError(f"{path}: member {member.name!r} is neither a file nor a folder")
+        raise FileError(f"{path}: member {member.name!r} is neither a file nor a folder")
     name = PurePosixPath(member.name)
     if name.is_absolute() or ".." in name.parts:
-        raise FileFormatError(f"{path}: member {member.name!r} points out of the archive")
+        raise FileError(f"{path}: member {member.name!r} points out of the archive")
     return name
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from taskgraph_dnn.errors import FileFormatError, MissingDependencyError
+from taskgraph_dnn.errors import FileError, MissingDependencyError
 from taskgraph_dnn.network import index_dtype
 
 # pyarrow strips blanks, reads 0x10 as a hexadecimal number, ends lines at a bare carriage return, and skips a byte
@@ -58,7 +58,7 @@ def parse_tsv(block: bytes, table: Table, line: int = 1) -> Triples:
     """Parse whole lines (or none), the first of which is line `line` of the file.
 
     Raises:
-        FileFormatError: a line is not a row, a column and a finite float32 value, or the last line has no end.
+        FileError: a line is not a row, a column and a finite float32 value, or the last line has no end.
         MissingDependencyError: pyarrow is not installed.
     """
     if not block:
@@ -69,7 +69,7 @@ def parse_tsv(block: bytes, table: Table, line: int = 1) -> Triples:
         return _parse(block, table)
     except ValueError as error:
         fault = _first_fault(block, table, line) or f"{table.place}: {error}"
-        raise FileFormatError(fault) from error
+        raise FileError(fault) from error
 
 
 def _parse(block: bytes, table: Table) -> Triples:
@@ -137,7 +137,7 @@ def to_csr(triples: Triples, shape: tuple[int, int], table: Table) -> scipy.spar
     """Return the matrix of these triples, rows x columns, with sorted columns and without stored zeros.
 
     Raises:
-        FileFormatError: a row and column come twice.
+        FileError: a row and column come twice.
     """
     rows, columns, values = triples
     dtype = index_dtype(shape, values.size)
@@ -148,7 +148,7 @@ def to_csr(triples: Triples, shape: tuple[int, int], table: Table) -> scipy.spar
     else:
         csr = scipy.sparse.coo_array((values, (rows, columns)), shape=shape).tocsr()
     if csr.nnz < values.size:
-        raise FileFormatError(_duplicate(triples, table))
+        raise FileError(_duplicate(triples, table))
     if not csr.data.all():
         csr = csr.copy()  # parsed arrays are read-only
         csr.eliminate_zeros()

@@ -31,15 +31,17 @@ def _signature(index: Any) -> Any:
     )
 
 
-# Signatures are given so that importing this module compiles, or loads from numba's cache on disk, all that runs later.
-@njit(
-    [_signature(types.int32), _signature(types.int64)],
-    nogil=True,
-    cache=True,
-    fastmath={"contract"},
-    error_model="numpy",
-    boundscheck=False,
-)
+def _compiled(function: Any) -> Any:
+    """Compile for given signatures, so that importing this module compiles, or loads, all that runs later."""
+    signatures = [_signature(types.int32), _signature(types.int64)]
+    options = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy", "boundscheck": False}
+    try:
+        return njit(signatures, cache=True, **options)(function)
+    except RuntimeError:  # numba finds no folder for its cache that it may write to
+        return njit(signatures, **options)(function)
+
+
+@_compiled
 def _rows(indptr, indices, weights, bias, relu, cap, inputs, outputs):  # type: ignore[no-untyped-def]
     lanes = inputs.shape[2]
     for tile in range(inputs.shape[0]):

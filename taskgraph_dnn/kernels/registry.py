@@ -8,7 +8,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from taskgraph_dnn.activations import Values
-from taskgraph_dnn.errors import KernelError, MissingDependencyError
+from taskgraph_dnn.errors import KernelError, MissingDependencyError, TaskgraphError
 from taskgraph_dnn.network import Layer
 
 GROUP = "taskgraph_dnn.kernels"
@@ -48,7 +48,7 @@ def load_kernel(name: str) -> Kernel:
     """Return the kernel called `name`.
 
     Raises:
-        KernelError: there is no such kernel, or the entry point that names it does not give a `Kernel`.
+        KernelError: there is no such kernel, it cannot be loaded, or what is loaded is no `Kernel`.
         MissingDependencyError: what the kernel needs is not installed.
     """
     if name in _OWN:
@@ -57,8 +57,13 @@ def load_kernel(name: str) -> Kernel:
             kernel = import_module(module).KERNEL
         except ModuleNotFoundError as error:
             raise MissingDependencyError.of(f"kernel {name!r}", package, extra) from error
+        except ImportError as error:  # it is installed, but does not take the numpy beside it, for example
+            raise KernelError(f"kernel {name!r} cannot be used: {error}") from error
     elif name in _entry_points():
-        kernel = _entry_points()[name].load()
+        try:
+            kernel = _entry_points()[name].load()
+        except Exception as error:  # another package's code may fail in any way
+            raise KernelError(f"kernel {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
     else:
         raise KernelError(f"unknown kernel {name!r}, expected one of {', '.join((AUTO, *kernel_names()))}")
     if not isinstance(kernel, Kernel):
@@ -70,8 +75,8 @@ def kernel_problem(name: str) -> str | None:
     """Return why the kernel cannot be used here, or None if it can."""
     try:
         load_kernel(name)
-    except Exception as error:  # an entry point may fail in any way; one bad kernel must not hide the others
-        return f"{type(error).__name__}: {error}" if not isinstance(error, MissingDependencyError) else str(error)
+    except TaskgraphError as error:
+        return str(error)
     return None
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from taskgraph_dnn.arguments import whole_number
 from taskgraph_dnn.errors import InputError, MissingDependencyError
 from taskgraph_dnn.network import index_dtype
 
@@ -78,13 +79,12 @@ def digit_images(
 
 
 def _side(samples: int, neurons: int, seed: int) -> int:
-    if samples < 0:
-        raise InputError(f"cannot make {samples} digit images, expected at least 0")
-    if seed < 0:
-        raise InputError(f"seed is {seed}, expected at least 0")
+    whole_number("samples", samples, 0, InputError)
+    whole_number("neurons", neurons, DIGIT_SIDE**2, InputError)
+    whole_number("seed", seed, 0, InputError)
     side = math.isqrt(max(neurons, 0))
-    if side < DIGIT_SIDE or side**2 != neurons:
-        raise InputError(f"a digit image has a square number of at least {DIGIT_SIDE**2} pixels, got {neurons}")
+    if side**2 != neurons:
+        raise InputError(f"a digit image has a square number of pixels, got {neurons}")
     return side
 
 

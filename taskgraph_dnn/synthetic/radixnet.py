@@ -20,6 +20,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn import challenge
+from taskgraph_dnn.arguments import whole_number
 from taskgraph_dnn.errors import NetworkError
 from taskgraph_dnn.network import Layer, Network, index_dtype
 
@@ -65,12 +66,11 @@ def radixnet(
 
 
 def _check(neurons: int, layers: int, seed: int) -> None:
-    if neurons < 2 * COPIES or neurons & (neurons - 1):
-        raise NetworkError(f"a RadiX-Net has a power of two of at least {2 * COPIES} neurons a layer, got {neurons}")
-    if layers < 1:
-        raise NetworkError(f"a RadiX-Net has at least 1 layer, got {layers}")
-    if seed < 0:
-        raise NetworkError(f"seed is {seed}, expected at least 0")
+    whole_number("neurons", neurons, 2 * COPIES, NetworkError)
+    whole_number("layers", layers, 1, NetworkError)
+    whole_number("seed", seed, 0, NetworkError)
+    if neurons & (neurons - 1):
+        raise NetworkError(f"a RadiX-Net has a power of two of neurons a layer, got {neurons}")
 
 
 def _first_layer(neurons: int, weight: float, bias: float, cap: float | None) -> Layer:
