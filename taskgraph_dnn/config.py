@@ -80,7 +80,7 @@ def settings(**overrides: Any) -> Settings:
     )
 
 
-def job(**overrides: Any) -> Job:
+def make_job(**overrides: Any) -> Job:
     """Return the configured job, with every override that is not None in place of its value.
 
     Raises:

@@ -50,6 +50,23 @@ def test_imports_go_down(path):
         assert parts[1] == top(path) or FLOOR[parts[1]] < FLOOR[top(path)], f"{path} imports {name}"
 
 
+def test_no_cycle():
+    """Also within a folder: each module can be put after all that it imports."""
+    name_of = {
+        path: ".".join(("taskgraph_dnn", *path.with_suffix("").parts)).removesuffix(".__init__") for path in MODULES
+    }
+    # A package's __init__ is what its users import, not what its modules do.
+    waiting = {
+        name_of[path]: {name for name in imports(path) if name in name_of.values()} - {name_of[path]}
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    while waiting:
+        free = {name for name, needs in waiting.items() if not needs & waiting.keys()}
+        assert free, f"a cycle among {sorted(waiting)}"
+        waiting = {name: needs for name, needs in waiting.items() if name not in free}
+
+
 def test_every_module_has_a_floor():
     assert {top(path) for path in MODULES} - {"__init__"} == set(FLOOR)
 

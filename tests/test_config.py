@@ -1,7 +1,7 @@
 import dask.config
 import pytest
 
-from taskgraph_dnn.config import job, settings
+from taskgraph_dnn.config import make_job, settings
 from taskgraph_dnn.errors import PlanError
 
 
@@ -27,7 +27,7 @@ def test_the_environment_is_read(monkeypatch):
         dask.config.refresh()
         assert settings().kernel == "scipy"
         assert settings().task_seconds == 0.5
-        assert job().samples == 17
+        assert make_job().samples == 17
     finally:
         dask.config.config.clear()
         dask.config.config.update(before)
@@ -65,13 +65,13 @@ def test_unknown_names_are_refused_with_the_valid_ones():
         settings()
     assert "unknown setting taskgraph-dnn.kernal, expected one of partitions, kernel" in str(caught.value)
     with dask.config.set({"taskgraph-dnn.job.sample": 3}), pytest.raises(PlanError) as caught:
-        job()
+        make_job()
     assert "unknown setting taskgraph-dnn.job.sample, expected one of network" in str(caught.value)
 
 
 @pytest.mark.parametrize("section", ["x", 5, [1, 2], None])
 def test_sections_hold_settings(section):
-    for path, read in (("taskgraph-dnn", settings), ("taskgraph-dnn.job", job)):
+    for path, read in (("taskgraph-dnn", settings), ("taskgraph-dnn.job", make_job)):
         with dask.config.set({path: section}), pytest.raises(PlanError) as caught:
             read()
         assert str(caught.value).startswith(f"{path} is {section!r}, expected settings: ")
@@ -81,7 +81,7 @@ def test_missing_settings_have_their_defaults():
     with dask.config.set({"taskgraph-dnn": {"kernel": "scipy"}}):
         assert settings().kernel == "scipy"
         assert settings().strategy == "hybrid"
-        assert job().scheduler == "threads"
+        assert make_job().scheduler == "threads"
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_missing_settings_have_their_defaults():
 )
 def test_wrong_jobs(name, value):
     with dask.config.set({f"taskgraph-dnn.job.{name}": value}), pytest.raises(PlanError) as caught:
-        job()
+        make_job()
     assert str(caught.value).startswith(f"job.{name} is {value!r}, expected a")
 
 
 def test_jobs_take_text_for_numbers():
     with dask.config.set({"taskgraph-dnn.job": {"samples": "12", "bias": "-0.5", "network": "a/b"}}):
-        made = job(seed=3)
+        made = make_job(seed=3)
     assert (made.samples, made.bias, made.seed) == (12, -0.5, 3)
     assert made.network.name == "b"

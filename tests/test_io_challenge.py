@@ -371,3 +371,18 @@ def test_a_full_folder_is_left_alone(tmp_path):
     with pytest.raises(FileError, match="net: it exists and is no empty folder"):
         write_challenge_network(tg.Network([tg.Layer(np.eye(3))]), tmp_path / "net")
     assert len(list((tmp_path / "net").iterdir())) == 3
+
+
+@pytest.mark.parametrize("neurons", [2**31, 10**30])
+def test_a_file_name_of_too_many_neurons_is_refused(tmp_path, neurons):
+    (tmp_path / f"n{neurons}-l1.tsv").write_text("1\t1\t1\n")
+    with pytest.raises(FileError, match=f"names {neurons} neurons, expected less than {2**31}"):
+        read_challenge_network(tmp_path)
+
+
+@pytest.mark.parametrize("given", [{"cap": 1.0}, {"cap": None}, {"bias": 0.5}])
+def test_a_packed_file_says_everything_itself(tmp_path, given):
+    tg.write_packed(tg.radixnet(neurons=64, layers=2), tmp_path / "n.safetensors")
+    name, value = next(iter(given.items()))
+    with pytest.raises(tg.NetworkError, match=f"holds its own {name}, so {name}={value} cannot be given"):
+        read_challenge_network(tmp_path / "n.safetensors", **given)

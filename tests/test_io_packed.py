@@ -4,6 +4,8 @@ import json
 import mmap
 import pickle
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -396,3 +398,35 @@ def test_the_official_network_survives(official_data, tmp_path):
     write_packed(network, path)
     assert read_packed(path).digest == network.digest
     assert path.stat().st_size < network.nbytes * 1.1
+
+
+def test_structure_is_checked_even_without_hashing(path):
+    """A kernel follows row numbers without looking, also in a process that trusts the digest."""
+
+    def row_out_of_range(indices, **_):
+        indices[-1] = 7
+
+    forge(path, 0, row_out_of_range)
+    with pytest.raises(FileError, match=f"{path}: layer 1: row numbers 0 to 7, expected 0 to 6"):
+        read_packed(path, verify=False)
+
+
+def test_threads_open_a_file_once_between_them(path, monkeypatch):
+    source, opened = read_packed(path).source, []
+
+    def slowly(*arguments, **options):
+        opened.append(arguments)
+        time.sleep(0.05)
+        return read_packed(*arguments, **options)
+
+    monkeypatch.setattr("taskgraph_dnn.io.packed.read_packed", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        networks = list(pool.map(lambda _: source.open(), range(4)))
+    assert len(opened) == 1
+    assert all(network is networks[0] for network in networks)
+
+
+def test_the_head_of_a_packed_network_is_read_from_its_file(path, network):
+    head = read_packed(path).head(2)
+    assert head.digest == network.head(2).digest
+    assert_equal(head.source.open(), network.head(2))

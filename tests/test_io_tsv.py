@@ -269,6 +269,12 @@ def test_an_image_number_beyond_all_bounds_is_refused(images_file):
         read_challenge_images(images_file, 8)
 
 
+def test_an_image_number_that_is_hardly_meant_is_questioned(images_file):
+    images_file.write_text("1\t1\t1\n2000000000\t2\t1\n")
+    with pytest.raises(FileError, match="image 2000000000 in a file of 2 pixels is hardly meant.*samples=2000000000"):
+        read_challenge_images(images_file, 2)
+
+
 def test_no_images_need_samples(images_file):
     images_file.write_text("")
     with pytest.raises(InputError, match="images.tsv holds no image"):

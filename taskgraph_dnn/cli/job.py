@@ -12,7 +12,7 @@ import yaml
 
 from taskgraph_dnn import challenge
 from taskgraph_dnn.cli.terminal import progress
-from taskgraph_dnn.config import Job, job, settings
+from taskgraph_dnn.config import Job, make_job, settings
 from taskgraph_dnn.errors import FileError
 from taskgraph_dnn.executors import check_scheduler
 from taskgraph_dnn.inputs import row_slice
@@ -53,7 +53,7 @@ def job_options(names: tuple[str, ...]) -> Callable[[Any], Any]:
         def with_job(config: Path | None, **options: Any) -> Any:
             taken = {name: options.pop(name) for name in names}
             with _configured(config, {name: taken.pop(name, None) for name in _SETTINGS}):
-                made = job(**taken)
+                made = make_job(**taken)
                 settings()  # a wrong setting is an error before any work
                 check_scheduler(made.scheduler)
                 return command(job=made, **options)
