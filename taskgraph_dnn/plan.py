@@ -150,7 +150,7 @@ def make_plan(
         lanes=lanes,
         threads=threads,
         longest_task_seconds=max(sum(c.seconds for c in costs[first:stop]) for first, stop in spans),
-        largest_task_nbytes=max(_span_nbytes(network, costs, span) for span in spans) * bool(largest),
+        largest_task_nbytes=max(_span_nbytes(network, costs, span) for span in spans),
     )
 
 
