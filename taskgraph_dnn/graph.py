@@ -37,13 +37,10 @@ class _Partitions(Expr):  # type: ignore[misc]
 
     _determ_token: str
 
-    def _identity(self) -> Any:
-        """What the expression's name is made from: equal identities mean equal results."""
-        raise NotImplementedError
-
     def __dask_tokenize__(self) -> str:
         if not self._determ_token:
-            self._determ_token = tokenize(type(self).__name__, self._identity(), ensure_deterministic=True)
+            identity = type(self).__name__, self.token, self.__dask_keys__(), self.dependencies()
+            self._determ_token = tokenize(*identity, ensure_deterministic=True)
         return self._determ_token
 
     def finalize_compute(self) -> "InferenceResult":
@@ -65,9 +62,6 @@ class InferencePartitions(_Partitions):
     """
 
     _parameters = ["network", "inputs", "plan", "token", "read_seconds", "prepare_seconds"]  # noqa: RUF012
-
-    def _identity(self) -> Any:
-        return self.token, self.inputs if isinstance(self.inputs, Expr) else None
 
     def __dask_keys__(self) -> list[Any]:
         return [self._span_key(len(self.plan.layers), p) for p in range(len(self.plan.partitions))]
@@ -120,9 +114,6 @@ class RebuiltPartitions(_Partitions):
     """
 
     _parameters = ["graph", "keys", "token", "plan", "read_seconds", "prepare_seconds"]  # noqa: RUF012
-
-    def _identity(self) -> Any:
-        return self.token, self.keys
 
     def __dask_keys__(self) -> list[Any]:
         return list(self.keys)
