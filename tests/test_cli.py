@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from distributed import LocalCluster
 
 import taskgraph_dnn as tg
 from taskgraph_dnn.cli import main
@@ -309,7 +310,17 @@ def test_a_terminal_gets_a_progress_bar():
         assert stage in seen
 
 
-@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+@pytest.fixture
+def scheduler(request):
+    """What --scheduler takes; "address" stands for a cluster outside of the command."""
+    if request.param != "address":
+        yield request.param
+        return
+    with LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes", "address"], indirect=True)
 def test_ctrl_c_ends_a_run_without_a_traceback(tmp_path, scheduler):
     """As a terminal does it: the signal goes to all processes of the command, once its last stage has begun."""
     options = ["--samples", "60000", "--kernel", "scipy", "--scheduler", scheduler, "--json", str(tmp_path / "r.json")]

@@ -54,7 +54,7 @@ def client(scheduler: str) -> Iterator[Client]:
             yield connected
         return
     asyncio.run(_check_reachable(scheduler))
-    with Client(scheduler) as connected:
+    with Client(scheduler) as connected, _quiet_when_interrupted():
         yield connected
 
 
