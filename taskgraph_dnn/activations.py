@@ -1,4 +1,4 @@
-"""The block that travels on the graph's edges: one partition's activations, and which samples they are.
+"""The block that travels on the graph's edges: one partition's activations.
 
 Samples are grouped in tiles of `lanes`. Within a tile the layout is feature-major, so one neuron's values for all the
 tile's samples lie side by side and a kernel works on whole vectors of samples:

@@ -1,7 +1,6 @@
 """Settings, read through Dask's configuration (`taskgraph-dnn:` in YAML, `DASK_TASKGRAPH_DNN__...`)."""
 
 import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ import dask.config
 import yaml
 from dask.utils import parse_bytes
 
+from taskgraph_dnn.arguments import whole_number
 from taskgraph_dnn.errors import PlanError
 
 _NAMESPACE = "taskgraph-dnn"
@@ -133,14 +133,7 @@ def _path(name: str, value: Any) -> Path:
 
 
 def _whole(name: str, value: Any, at_least: int, alternative: str = "") -> int:
-    try:
-        # Text, because that is what the command line and the environment may give; no float, no bool.
-        number = int(value) if isinstance(value, str) else operator.index(value)
-    except (TypeError, ValueError):
-        number = at_least - 1
-    if isinstance(value, bool) or number < at_least:
-        raise PlanError(f"{name} is {value!r}, expected a whole number of at least {at_least}{alternative}")
-    return number
+    return whole_number(name, value, at_least, PlanError, text=True, alternative=alternative)
 
 
 def _number(name: str, value: Any) -> float:

@@ -21,15 +21,13 @@ from dask.sizeof import sizeof
 from dask.tokenize import tokenize
 
 from taskgraph_dnn.inputs import checked_rows, row_slice
+from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.result import collect
 from taskgraph_dnn.spans import Span, run_span
 
-
-@sizeof.register(scipy.sparse.csr_array)  # type: ignore[untyped-decorator]
-def _csr_nbytes(csr: scipy.sparse.csr_array) -> int:
-    # Dask takes a matrix for 56 bytes, and then moves and spills blindly.
-    return int(csr.data.nbytes + csr.indices.nbytes + csr.indptr.nbytes)
+# Dask takes a matrix for 56 bytes, and then moves and spills blindly.
+sizeof.register(scipy.sparse.csr_array, sparse_nbytes)
 
 
 class _Partitions(Expr):  # type: ignore[misc]

@@ -53,6 +53,11 @@ def float32_matrix(matrix: Any, form: type[Any]) -> Any:
         return compressed.astype(np.float32, copy=False)
 
 
+def sparse_nbytes(matrix: Any) -> int:
+    """Return the bytes of a CSR or CSC matrix's arrays."""
+    return int(matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes)
+
+
 def first_not_finite(matrix: Any) -> tuple[int, int, Any] | None:
     """Return row, column and value of the first number that is nan or infinite, or None.
 

@@ -22,7 +22,7 @@ import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from taskgraph_dnn.errors import NetworkError
-from taskgraph_dnn.matrices import first_not_finite, float32_matrix, real_matrix
+from taskgraph_dnn.matrices import first_not_finite, float32_matrix, real_matrix, sparse_nbytes
 
 ACTIVATIONS = ("relu", "identity")
 
@@ -132,8 +132,7 @@ class Layer:
     @property
     def nbytes(self) -> int:
         """Bytes of the layer's arrays."""
-        w = self.weights
-        return int(w.data.nbytes + w.indices.nbytes + w.indptr.nbytes + self.bias.nbytes)
+        return sparse_nbytes(self.weights) + self.bias.nbytes
 
     @cached_property
     def digest(self) -> str:

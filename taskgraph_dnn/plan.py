@@ -28,10 +28,16 @@ MOST_PARTITIONS = 1_000_000
 
 @dataclass(frozen=True)
 class Cost:
-    """What a layer is expected to cost: seconds of one thread, and bytes of activations read and written."""
+    """What a layer is expected to cost: seconds of one thread, and bytes of activations that it reads and writes."""
 
     seconds: float
-    nbytes: int
+    read_nbytes: int
+    written_nbytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of activations read and written."""
+        return self.read_nbytes + self.written_nbytes
 
 
 def cost(layer: Layer, kernel: Kernel, samples: int, lanes: int) -> Cost:
@@ -39,7 +45,8 @@ def cost(layer: Layer, kernel: Kernel, samples: int, lanes: int) -> Cost:
     slots = -(-samples // lanes) * lanes
     return Cost(
         seconds=layer.nnz * slots / kernel.multiply_adds_per_second,
-        nbytes=4 * slots * (layer.inputs + layer.outputs),
+        read_nbytes=4 * slots * layer.inputs,
+        written_nbytes=4 * slots * layer.outputs,
     )
 
 
@@ -150,16 +157,14 @@ def make_plan(
         lanes=lanes,
         threads=threads,
         longest_task_seconds=max(sum(c.seconds for c in costs[first:stop]) for first, stop in spans),
-        largest_task_nbytes=max(_span_nbytes(network, costs, span) for span in spans),
+        largest_task_nbytes=max(_span_nbytes(costs[first:stop]) for first, stop in spans),
     )
 
 
-def _span_nbytes(network: Network, costs: Sequence[Cost], span: tuple[int, int]) -> int:
+def _span_nbytes(costs: Sequence[Cost]) -> int:
     """Bytes of a span: what the task was given stays until its end, beside the layer that is being computed."""
-    first, stop = span
-    given = costs[first].nbytes * network[first].inputs // (network[first].inputs + network[first].outputs)
-    later = (cost.nbytes for cost in costs[first + 1 : stop])
-    return max(costs[first].nbytes, given + max(later, default=0))
+    first, *later = costs
+    return first.read_nbytes + max([first.written_nbytes, *(layer.nbytes for layer in later)])
 
 
 def _lanes(network: Network) -> int:

@@ -37,11 +37,6 @@ def reference_outputs(network: Network, rows: Any) -> NDArray[np.float64]:
     return Y
 
 
-def reference_categories(network: Network, rows: Any) -> NDArray[np.int64]:
-    """Return the numbers, from 0 and ascending, of the samples that have a nonzero output."""
-    return np.flatnonzero(reference_outputs(network, rows).any(axis=1)).astype(np.int64)
-
-
 def mismatch(outputs: Any, reference: NDArray[np.float64]) -> float:
     """Return the largest |difference| of the two, relative to the reference where that is above 1.
 

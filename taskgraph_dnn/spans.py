@@ -18,7 +18,10 @@ import scipy.sparse
 from taskgraph_dnn.activations import Activations, Values
 from taskgraph_dnn.events import TaskEvent, publish
 from taskgraph_dnn.kernels import Kernel, load_kernel
+from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.network import Layer, Network, NetworkSource
+
+_EVENT_NBYTES = 200  # about, of one event
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Progressed:
     events: tuple[TaskEvent, ...]
 
     def __sizeof__(self) -> int:
-        return self.activations.nbytes + 200 * len(self.events)
+        return self.activations.nbytes + _EVENT_NBYTES * len(self.events)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +63,7 @@ class Finished:
     events: tuple[TaskEvent, ...]
 
     def __sizeof__(self) -> int:
-        csr = self.outputs
-        return int(csr.data.nbytes + csr.indices.nbytes + csr.indptr.nbytes) + 200 * len(self.events)
+        return sparse_nbytes(self.outputs) + _EVENT_NBYTES * len(self.events)
 
 
 def run_span(before: Any, network: Network | NetworkSource, span: Span) -> Progressed | Finished:

@@ -2,6 +2,7 @@
 
 import json
 import mmap
+import os
 import pickle
 import struct
 import time
@@ -424,6 +425,13 @@ def test_threads_open_a_file_once_between_them(path, monkeypatch):
         networks = list(pool.map(lambda _: source.open(), range(4)))
     assert len(opened) == 1
     assert all(network is networks[0] for network in networks)
+
+
+def test_what_this_process_has_read_is_not_opened_again(path):
+    network = read_packed(path)
+    assert network.source.open() is network
+    os.utime(path, ns=(0, 0))  # as if it were another file
+    assert network.source.open() is not network
 
 
 def test_the_head_of_a_packed_network_is_read_from_its_file(path, network):

@@ -106,12 +106,15 @@ def test_refuses_sizes_that_are_no_square(neurons):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((-1, 64), "samples is -1, expected at least 0"),
+        ((-1, 64), "samples is -1, expected a whole number of at least 0"),
         ((2.5, 64), "samples is 2.5, expected a whole number of at least 0"),
         (("2", 64), "samples is '2', expected a whole number"),
-        *(((1, neurons), f"neurons is {neurons}, expected at least 64") for neurons in (-64, 0, 1, 49, 63)),
+        *(
+            ((1, neurons), f"neurons is {neurons}, expected a whole number of at least 64")
+            for neurons in (-64, 0, 1, 49, 63)
+        ),
         ((1, 64.0), "neurons is 64.0, expected a whole number of at least 64"),
-        ((1, 64, -2), "seed is -2, expected at least 0"),
+        ((1, 64, -2), "seed is -2, expected a whole number of at least 0"),
         ((1, 64, 1.5), "seed is 1.5, expected a whole number"),
     ],
 )

@@ -152,14 +152,17 @@ def test_refuses_sizes_that_are_no_power_of_two(neurons):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        *(({"neurons": n}, f"neurons is {n}, expected at least 32") for n in (-1024, -1, 0, 1, 16, 31)),
+        *(
+            ({"neurons": n}, f"neurons is {n}, expected a whole number of at least 32")
+            for n in (-1024, -1, 0, 1, 16, 31)
+        ),
         ({"neurons": 64.0}, "neurons is 64.0, expected a whole number of at least 32"),
-        ({"layers": 0}, "layers is 0, expected at least 1"),
-        ({"layers": -1}, "layers is -1, expected at least 1"),
+        ({"layers": 0}, "layers is 0, expected a whole number of at least 1"),
+        ({"layers": -1}, "layers is -1, expected a whole number of at least 1"),
         ({"layers": 1.5}, "layers is 1.5, expected a whole number of at least 1"),
         ({"layers": "3"}, "layers is '3', expected a whole number"),
         ({"seed": None}, "seed is None, expected a whole number of at least 0"),
-        ({"seed": -1}, "seed is -1, expected at least 0"),
+        ({"seed": -1}, "seed is -1, expected a whole number of at least 0"),
         ({"weight": 0.0}, "weight is 0.0, which is 0 in float32"),
         ({"weight": 1e-60}, "weight is 1e-60, which is 0 in float32"),
         ({"weight": np.nan}, "is nan, expected a finite float32"),

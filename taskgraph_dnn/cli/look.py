@@ -17,7 +17,7 @@ from taskgraph_dnn.cli.terminal import show
 from taskgraph_dnn.config import Job, settings
 from taskgraph_dnn.dump import write_graph
 from taskgraph_dnn.io import read_network
-from taskgraph_dnn.io.atomic import atomic_path, check_writable
+from taskgraph_dnn.io.atomic import check_writable, write_text
 from taskgraph_dnn.kernels import kernel_names, kernel_problem
 from taskgraph_dnn.plan import Plan, make_plan
 
@@ -44,8 +44,7 @@ def plan(job: Job, json_file: Path | None) -> None:
     made = _plan(job)
     click.echo(str(made))
     if json_file is not None:
-        with atomic_path(json_file) as draft:
-            draft.write_text(json.dumps(made.to_dict(), indent=1) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(made.to_dict(), indent=1) + "\n")
 
 
 @click.command()

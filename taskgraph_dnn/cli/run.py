@@ -17,7 +17,7 @@ from taskgraph_dnn.errors import PlanError
 from taskgraph_dnn.events import TaskEvent
 from taskgraph_dnn.inference import infer
 from taskgraph_dnn.io import read_categories, write_categories
-from taskgraph_dnn.io.atomic import atomic_path, check_writable
+from taskgraph_dnn.io.atomic import check_writable, write_text
 from taskgraph_dnn.kernels import kernel_names, kernel_problem, load_kernel
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.report import check_table, result_dict, result_table
@@ -49,8 +49,7 @@ def run(job: Job, json_file: Path | None, categories_file: Path | None) -> None:
     if checks:
         show(check_table(checks))
     if json_file is not None:
-        with atomic_path(json_file) as draft:
-            draft.write_text(json.dumps(result_dict(result, checks), indent=1) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(result_dict(result, checks), indent=1) + "\n")
     if categories_file is not None:
         write_categories(result.categories, categories_file)
     _exit(checks)

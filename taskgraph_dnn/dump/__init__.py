@@ -7,7 +7,7 @@ from pathlib import Path
 from taskgraph_dnn.dump import dot, node_link, svg
 from taskgraph_dnn.dump.logical import LogicalGraph, logical_graph
 from taskgraph_dnn.errors import DumpError
-from taskgraph_dnn.io.atomic import atomic_path
+from taskgraph_dnn.io.atomic import write_text
 from taskgraph_dnn.plan import Plan
 
 __all__ = ["LogicalGraph", "logical_graph", "write_graph"]
@@ -29,7 +29,5 @@ def write_graph(plan: Plan, path: str | os.PathLike[str]) -> Path:
     render = _FORMATS.get(target.suffix.lower())
     if render is None:
         raise DumpError(f"cannot write a graph as {target.name!r}, expected a name that ends in {', '.join(_FORMATS)}")
-    text = render(logical_graph(plan))
-    with atomic_path(target) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    write_text(target, render(logical_graph(plan)))
     return target

@@ -59,6 +59,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             draft.unlink(missing_ok=True)
 
 
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file, UTF-8, that appears whole or not at all.
+
+    Raises:
+        FileError: see `atomic_path`.
+    """
+    with atomic_path(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a draft folder, to be filled with files; it becomes `path` at the end, or is removed on failure.

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,12 +55,9 @@ class PackedFile:
         Raises:
             FileError: the file is gone, or holds another network by now.
         """
-        try:
-            status = Path(self.path).stat()
-        except OSError as error:
-            raise FileError(f"cannot read {self.path}: {error}") from error
         with _opening:  # lru_cache alone would let every thread open it
-            return _open(self, status.st_mtime_ns, status.st_size)
+            state = _state(self.path)
+            return _in_use.get((self, state)) or _open(self, state)
 
     def head(self, layers: int, digest: str) -> "PackedFile":
         """Return the source of the first `layers` layers."""
@@ -67,10 +65,21 @@ class PackedFile:
 
 
 _opening = threading.Lock()
+#: Networks that somebody in this process has read and still holds, by file and the state it was in.
+_in_use: WeakValueDictionary[tuple[PackedFile, tuple[int, int]], Network] = WeakValueDictionary()
+
+
+def _state(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Return what changes with a file: the time in nanoseconds, and the size in bytes."""
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise FileError(f"cannot read {path} as a safetensors file: {error}") from error
+    return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=8)
-def _open(file: PackedFile, modified_ns: int, nbytes: int) -> Network:  # noqa: ARG001, a changed file is opened again
+def _open(file: PackedFile, state: tuple[int, int]) -> Network:  # noqa: ARG001, a changed file is opened again
     network = read_packed(file.path, file.layers, verify=False)
     if network.digest != file.digest:
         raise FileError(f"{file.path} holds the network {network.digest}, expected {file.digest}")
@@ -147,6 +156,7 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
     """
     start = time.perf_counter()
     path = Path(path)
+    state = _state(path)
     tensors = _Tensors.open(path)
     described = _described_layers(path, tensors.header.get("__metadata__") or {})
     if layers is None:
@@ -160,9 +170,11 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
     try:
         read = [tensors.layer(k, layer, verify) for k, layer in enumerate(described)]
         source = PackedFile(str(path.absolute()), digest, layers)
-        return Network(read, source=source, read_seconds=time.perf_counter() - start)
+        network = Network(read, source=source, read_seconds=time.perf_counter() - start)
     except (NetworkError, TypeError, ValueError) as error:  # what the file says of its layers is not possible
         raise FileError(f"{path}: {error}") from error
+    _in_use[source, state] = network
+    return network
 
 
 def read_packed_as_told(path: Path, neurons: int | None, layers: int | None, given: dict[str, Any]) -> Network:
