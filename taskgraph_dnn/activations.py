@@ -1,21 +1,29 @@
-"""The block that travels on the graph's edges: one partition's activations.
+"""Blocks of activations: how one partition's values lie in memory, between layers and between tasks.
 
 Samples are grouped in tiles of `lanes`. Within a tile the layout is feature-major, so one neuron's values for all the
 tile's samples lie side by side and a kernel works on whole vectors of samples:
 
     values[tile, neuron, lane]      sample number tile * lanes + lane of the partition
 
-Lanes of the last tile that hold no sample are padding; kernels compute them, nobody reads them.
+Lanes of the last tile that hold no sample are padding; kernels compute them, nobody reads them. Blocks that are made
+here begin on a cache line; kernels take any address, for a block that came over the network may lie anywhere.
 """
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-Values = NDArray[np.float32]
+#: float32 or float64, tiles x neurons x lanes.
+Values = NDArray[Any]
+#: tiles x lanes: has the sample any nonzero value.
+Alive = NDArray[np.bool_]
+
+#: Bytes of a cache line.
+ALIGNMENT = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,17 +31,17 @@ class Activations:
     """One partition's activations.
 
     Attributes:
-        values: float32, tiles x neurons x lanes.
-        samples: how many samples they are; slots beyond are padding.
+        values: tiles x neurons x lanes.
+        alive: for each sample, whether any of its values is not zero; as many as there are samples.
     """
 
     values: Values
-    samples: int
+    alive: NDArray[np.bool_]
 
     @property
-    def neurons(self) -> int:
-        """Neurons of the layer that made them."""
-        return int(self.values.shape[1])
+    def samples(self) -> int:
+        """How many samples they are; lanes beyond are padding."""
+        return len(self.alive)
 
     @property
     def nbytes(self) -> int:
@@ -41,34 +49,45 @@ class Activations:
         return self.values.nbytes
 
     def __sizeof__(self) -> int:
-        return self.nbytes + 100
+        return self.nbytes + self.alive.nbytes + 100
 
-    @classmethod
-    def from_rows(cls, rows: Any, lanes: int) -> "Activations":
-        """Return the tiles of `rows`: samples x neurons, a CSR matrix or an array."""
-        samples, neurons = rows.shape
-        tiles = -(-samples // lanes)
-        values = np.zeros((tiles, neurons, lanes), np.float32)
-        if scipy.sparse.issparse(rows):
-            sample = np.repeat(np.arange(samples), np.diff(rows.indptr))
-            values[sample // lanes, rows.indices, sample % lanes] = rows.data
-        else:
-            for tile in range(tiles):
-                part = rows[tile * lanes : (tile + 1) * lanes]
-                values[tile, :, : len(part)] = part.T
-        return cls(values, samples)
 
-    def to_csr(self) -> scipy.sparse.csr_array:
-        """Return the nonzero values as CSR, samples x neurons, float32."""
-        _, neurons, lanes = self.values.shape
-        counts = np.count_nonzero(self.values, axis=1).ravel()[: self.samples]
-        indptr = np.concatenate([[0], np.cumsum(counts)])
-        indices = np.empty(indptr[-1], np.int32 if max(neurons, indptr[-1]) < 2**31 else np.int64)
-        data = np.empty(indptr[-1], np.float32)
-        for tile, first in enumerate(range(0, self.samples, lanes)):
-            stop = min(first + lanes, self.samples)
-            by_sample = self.values[tile, :, : stop - first].T
-            nonzero = np.nonzero(by_sample)
-            indices[indptr[first] : indptr[stop]] = nonzero[1]
-            data[indptr[first] : indptr[stop]] = by_sample[nonzero]
-        return scipy.sparse.csr_array((data, indices, indptr.astype(indices.dtype)), shape=(self.samples, neurons))
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return an uninitialised array that begins on a cache line."""
+    nbytes = prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return np.asarray(raw[start : start + nbytes].view(dtype).reshape(shape))
+
+
+def fill_tiles(values: Values, rows: Any) -> None:
+    """Fill the tiles with `rows`: samples x neurons, a CSR array or an array; lanes beyond the samples become 0."""
+    lanes = values.shape[2]
+    if scipy.sparse.issparse(rows):
+        values[...] = 0
+        sample = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+        values[sample // lanes, rows.indices, sample % lanes] = rows.data
+        return
+    for tile, first in zip(values, range(0, len(rows), lanes), strict=True):
+        part = rows[first : first + lanes]
+        tile[:, : len(part)] = part.T
+        tile[:, len(part) :] = 0
+
+
+def to_csr(values: Values, alive: NDArray[np.bool_]) -> scipy.sparse.csr_array:
+    """Return the nonzero values as CSR, samples x neurons.
+
+    Args:
+        values: tiles x neurons x lanes.
+        alive: which samples have any; there are as many samples.
+    """
+    _, neurons, lanes = values.shape
+    (living,) = np.nonzero(alive)
+    rows = values[living // lanes, :, living % lanes]  # dense, but of the living alone
+    counts = np.zeros(len(alive), np.int64)
+    counts[living] = np.count_nonzero(rows, axis=1)
+    indptr = np.concatenate([[0], np.cumsum(counts)])
+    dtype = np.int32 if max(neurons, indptr[-1]) < 2**31 else np.int64
+    nonzero = np.nonzero(rows)
+    arrays = rows[nonzero], nonzero[1].astype(dtype), indptr.astype(dtype)
+    return scipy.sparse.csr_array(arrays, shape=(len(alive), neurons))

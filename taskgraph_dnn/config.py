@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.config
+import numpy as np
 import yaml
 from dask.utils import parse_bytes
 
@@ -16,6 +17,9 @@ from taskgraph_dnn.arguments import whole_number
 from taskgraph_dnn.errors import PlanError
 
 _NAMESPACE = "taskgraph-dnn"
+
+#: Types that activations may have.
+DTYPES = ("float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class Settings:
         kernel: a kernel's name, or "auto".
         strategy: a strategy's name.
         task_seconds: a span of layers is to last about this long.
+        dtype: of activations and sums: "float32" or "float64".
         partition_bytes: bytes of activations that one task may hold when partitions are sized automatically.
     """
 
     partitions: int | str
     kernel: str
     strategy: str
+    dtype: str
     task_seconds: float
     partition_bytes: int
 
@@ -75,6 +81,7 @@ def settings(**overrides: Any) -> Settings:
         else _whole("partitions", values["partitions"], 1, ' or "auto"'),
         kernel=_text("kernel", values["kernel"]),
         strategy=_text("strategy", values["strategy"]),
+        dtype=_dtype(values["dtype"]),
         task_seconds=_positive("task-seconds", values["task_seconds"], float),
         partition_bytes=_positive("partition-bytes", values["partition_bytes"], parse_bytes),
     )
@@ -126,6 +133,16 @@ def _text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise PlanError(f"{name} is {value!r}, expected a name")
     return value
+
+
+def _dtype(value: Any) -> str:
+    try:
+        name = str(np.dtype(value))
+    except TypeError:
+        name = ""
+    if name not in DTYPES:
+        raise PlanError(f"dtype is {value!r}, expected one of {', '.join(DTYPES)}")
+    return name
 
 
 def _path(name: str, value: Any) -> Path:

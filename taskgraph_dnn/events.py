@@ -23,6 +23,7 @@ class TaskEvent:
         prepare_seconds: spent before `start` on loading and packing weights and compiling kernels.
         start, end: seconds since the epoch, of the machine that ran it.
         samples: samples in the partition.
+        alive: how many of them have a nonzero output.
         nbytes: bytes of the activations that the task returned.
         multiply_adds: multiply-adds that the task did.
     """
@@ -36,6 +37,7 @@ class TaskEvent:
     start: float
     end: float
     samples: int
+    alive: int
     nbytes: int
     multiply_adds: int
 

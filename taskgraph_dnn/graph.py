@@ -98,8 +98,9 @@ class InferencePartitions(_Partitions):
         ]
 
     def _span(self, partition: int, first: int, stop: int) -> Span:
-        kernels = tuple(layer.kernel for layer in self.plan.layers[first:stop])
-        return Span(self.token, partition, first, stop, kernels, self.plan.lanes)
+        plan = self.plan
+        kernels = tuple(layer.kernel for layer in plan.layers[first:stop])
+        return Span(self.token, partition, first, stop, kernels, plan.lanes, plan.tiles_at_once, plan.dtype)
 
 
 class RebuiltPartitions(_Partitions):

@@ -15,7 +15,7 @@ from taskgraph_dnn import executors
 from taskgraph_dnn.config import Settings, settings
 from taskgraph_dnn.errors import InputError
 from taskgraph_dnn.graph import InferencePartitions, RebuiltPartitions, array_expr
-from taskgraph_dnn.inputs import checked_rows
+from taskgraph_dnn.inputs import checked_rows, density
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import Plan, even_ranges, make_plan
 from taskgraph_dnn.result import Result, collect
@@ -28,6 +28,7 @@ def infer(
     partitions: int | str | None = None,
     kernel: str | None = None,
     strategy: str | None = None,
+    dtype: Any = None,
 ) -> "Inference":
     """Return the lazy inference of `samples` by `network`.
 
@@ -36,9 +37,10 @@ def infer(
         samples: samples x inputs: a scipy sparse matrix or array, a 2-D array, or a Dask array, whose chunks of rows
             are then the batch partitions unless a number of partitions is given.
         partitions: number of batch partitions, or "auto".
-        kernel: a kernel's name, or "auto" for the fastest that can be used here.
+        kernel: a kernel's name, or "auto" for the one that is expected to be the fastest for each layer.
         strategy: "hybrid" (spans of layers of any partition on any worker) or "data" (a partition's whole chain in one
             task).
+        dtype: of activations, sums and outputs: float32 or float64.
 
     Options that are None are taken from Dask's configuration, `taskgraph-dnn.*`.
 
@@ -52,7 +54,7 @@ def infer(
     started = time.perf_counter()
     if not isinstance(network, Network):
         raise InputError(f"network is a {type(network).__name__}, expected a Network")
-    chosen = settings(partitions=partitions, kernel=kernel, strategy=strategy)
+    chosen = settings(partitions=partitions, kernel=kernel, strategy=strategy, dtype=dtype)
     threads = executors.thread_count()
     inputs: Any
     if is_dask_collection(samples):
@@ -62,7 +64,7 @@ def infer(
         inputs = array_expr(array)
     else:
         inputs = checked_rows(samples, network.inputs)
-        plan = make_plan(network, inputs.shape[0], chosen, threads=threads)
+        plan = make_plan(network, inputs.shape[0], chosen, threads=threads, density=density(inputs))
     read_seconds = network.read_seconds + getattr(samples, "read_seconds", 0.0)
     source = network if network.source is None else network.source
     token = tokenize(network.digest, inputs, plan, ensure_deterministic=True)

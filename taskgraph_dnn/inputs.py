@@ -38,6 +38,13 @@ def checked_rows(rows: Any, inputs: int, first_sample: int = 0, samples: int | N
     return checked
 
 
+def density(rows: Any) -> float:
+    """Return which part of checked rows is stored: 1 of an array."""
+    if not scipy.sparse.issparse(rows):
+        return 1.0
+    return float(rows.nnz / max(1, rows.shape[0] * rows.shape[1]))
+
+
 def row_slice(rows: Any, first: int, stop: int) -> Any:
     """Return rows first to stop (stop excluded) of a CSR array or an array as a view of its numbers."""
     if not scipy.sparse.issparse(rows):

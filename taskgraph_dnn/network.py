@@ -14,17 +14,15 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Real
 from typing import Any, Protocol
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
+from taskgraph_dnn.activation_functions import checked_activation
 from taskgraph_dnn.errors import NetworkError
 from taskgraph_dnn.matrices import first_not_finite, float32_matrix, real_matrix, sparse_nbytes
-
-ACTIVATIONS = ("relu", "identity")
 
 #: The number that stands for the network's input where a layer's sources are named.
 NETWORK_INPUT = -1
@@ -38,27 +36,36 @@ class Layer:
         weights: inputs x outputs, any scipy sparse matrix or array, or a 2-D array; kept as float32 CSC with sorted row
             numbers, duplicates summed and stored zeros dropped.
         bias: one number, or one for each output; kept as float32, shape (outputs,).
-        activation: "relu" (max(x, 0)) or "identity".
+        activation: "relu" (max(x, 0)), "identity", "leaky_relu", "sigmoid", "tanh", or, in the last layer of a network,
+            "softmax" over the outputs of each sample.
+        negative_slope: the slope of leaky_relu below 0, from 0 to 1; None takes 0.01. Other activations have none.
         cap: the activation's upper bound, or None.
 
     Raises:
         NetworkError: the weights are no 2-D matrix of finite numbers with inputs and outputs, the bias does not fit
-            them, or the activation or cap is not valid.
+            them, or the activation, its slope or its cap is not valid.
     """
 
     weights: scipy.sparse.csc_array
     bias: NDArray[np.float32]
     activation: str
+    negative_slope: float | None
     cap: float | None
     #: What kernels made of the layer in this process, by kernel, and the lock to hold while making it.
     packed: dict[str, Any] = field(init=False, repr=False)
     packing: threading.Lock = field(init=False, repr=False)
 
     def __init__(
-        self, weights: Any, *, bias: ArrayLike = 0.0, activation: str = "relu", cap: float | None = None
+        self,
+        weights: Any,
+        *,
+        bias: ArrayLike = 0.0,
+        activation: str = "relu",
+        negative_slope: float | None = None,
+        cap: float | None = None,
     ) -> None:
         csc = _canonical(weights)
-        self._freeze(csc, _bias(bias, csc.shape[1]), activation, cap)
+        self._freeze(csc, _bias(bias, csc.shape[1]), activation, negative_slope, cap)
 
     @classmethod
     def from_csc_arrays(
@@ -70,6 +77,7 @@ class Layer:
         *,
         bias: NDArray[np.float32],
         activation: str,
+        negative_slope: float | None = None,
         cap: float | None,
         digest: str | None = None,
     ) -> "Layer":
@@ -81,22 +89,21 @@ class Layer:
         csc = scipy.sparse.csc_array((data, indices, indptr), shape=shape, copy=False)
         csc.has_canonical_format = True
         layer = cls.__new__(cls)
-        layer._freeze(csc, bias, activation, cap)
+        layer._freeze(csc, bias, activation, negative_slope, cap)
         if digest is not None:
             layer.__dict__["digest"] = digest  # fills the cached property
         return layer
 
     def _freeze(
-        self, weights: scipy.sparse.csc_array, bias: NDArray[np.float32], activation: str, cap: float | None
+        self,
+        weights: scipy.sparse.csc_array,
+        bias: NDArray[np.float32],
+        activation: str,
+        negative_slope: float | None,
+        cap: float | None,
     ) -> None:
-        if not isinstance(activation, str) or activation not in ACTIVATIONS:
-            raise NetworkError(f"unknown activation {activation!r}, expected one of {', '.join(ACTIVATIONS)}")
-        if cap is not None and not _is_cap(cap):
-            raise NetworkError(f"cap is {cap!r}, expected a finite float32 above 0, or None")
-        object.__setattr__(self, "weights", weights)
-        object.__setattr__(self, "bias", bias)
-        object.__setattr__(self, "activation", activation)
-        object.__setattr__(self, "cap", None if cap is None else float(cap))
+        activation, negative_slope, cap = checked_activation(activation, negative_slope, cap)
+        self.__dict__.update(weights=weights, bias=bias, activation=activation, negative_slope=negative_slope, cap=cap)
         self._settle()
 
     def _settle(self) -> None:
@@ -138,7 +145,8 @@ class Layer:
     def digest(self) -> str:
         """SHA-256 of all that the layer computes with: equal layers have equal digests."""
         cap = float("nan") if self.cap is None else self.cap
-        hashed = hashlib.sha256(f"{self.activation} {self.weights.indices.dtype.str}".encode())
+        slope = "" if self.negative_slope is None else f"({self.negative_slope!r})"
+        hashed = hashlib.sha256(f"{self.activation}{slope} {self.weights.indices.dtype.str}".encode())
         hashed.update(struct.pack("<qqd", self.inputs, self.outputs, cap))
         for array in (self.weights.indptr, self.weights.indices, self.weights.data, self.bias):
             hashed.update(np.ascontiguousarray(array).data)
@@ -148,8 +156,9 @@ class Layer:
         return type(self).__name__, self.digest
 
     def __repr__(self) -> str:
+        slope = "" if self.negative_slope is None else f", negative_slope={self.negative_slope:g}"
         cap = "" if self.cap is None else f", cap={self.cap:g}"
-        return f"Layer({self.inputs} x {self.outputs}, nnz={self.nnz:,}, {self.activation}{cap})"
+        return f"Layer({self.inputs} x {self.outputs}, nnz={self.nnz:,}, {self.activation}{slope}{cap})"
 
 
 class NetworkSource(Protocol):
@@ -176,7 +185,7 @@ class Network:
         read_seconds: what reading or generating it took; reported with a run's result.
 
     Raises:
-        NetworkError: there is no layer, or two neighbours do not fit.
+        NetworkError: there is no layer, two neighbours do not fit, or a layer before the last has softmax.
     """
 
     layers: tuple[Layer, ...]
@@ -202,6 +211,8 @@ class Network:
                 raise NetworkError(
                     f"layer {number} has {layer.inputs} inputs, but layer {number - 1} has {before.outputs} outputs"
                 )
+            if before.activation == "softmax":
+                raise NetworkError(f"layer {number - 1} has softmax, which only the last layer can have")
 
     def sources(self, layer: int) -> tuple[int, ...]:
         """Return the layers (from 0) whose outputs layer `layer` reads; `NETWORK_INPUT` is the input itself."""
@@ -306,14 +317,3 @@ def _bias(bias: ArrayLike, outputs: int) -> NDArray[np.float32]:
     if wrong.size:
         raise NetworkError(f"bias of output {wrong[0]} is {full[wrong[0]]}, expected a finite float32")
     return full
-
-
-def _is_cap(cap: Any) -> bool:
-    if isinstance(cap, bool) or not isinstance(cap, Real):
-        return False
-    try:
-        with np.errstate(over="ignore", under="ignore"):
-            value = np.float32(float(cap))
-    except OverflowError:  # a whole number beyond float64
-        return False
-    return bool(np.isfinite(value) and value > 0)

@@ -1,8 +1,8 @@
 """How a network is run: every choice, made before the run, in one frozen value.
 
-A plan says into which partitions the batch is cut, into which spans of layers the chain is grouped, and which kernel
-computes each layer. The logical graph has one node for each (layer, partition); a task is one span of one partition.
-Nothing here makes tasks, and nothing reads weights.
+A plan says into which partitions the batch is cut, into which spans of layers the chain is grouped, how a task goes
+through its span, and which kernel computes each layer. The logical graph has one node for each (layer, partition); a
+task is one span of one partition. Nothing here makes tasks.
 """
 
 from collections.abc import Sequence
@@ -10,44 +10,23 @@ from dataclasses import asdict, dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
-from taskgraph_dnn.config import Settings
-from taskgraph_dnn.errors import PlanError
-from taskgraph_dnn.kernels import Kernel, resolve_kernel
-from taskgraph_dnn.network import Layer, Network
+import numpy as np
 
-#: Wider tiles give a kernel more samples for each weight it reads, as long as a tile of one layer stays in the caches.
-_LANES = (64, 32, 16)
-_TILE_BYTES = 4 * 2**20
+from taskgraph_dnn.config import Settings
+from taskgraph_dnn.costs import Cost, choose_kernel, cost
+from taskgraph_dnn.errors import PlanError
+from taskgraph_dnn.machine import caches
+from taskgraph_dnn.network import Network
+
+#: Lanes of a tile. Every weight is decoded once for all of them, so the wider tile is the faster one, as long as what a
+#: layer reads and writes stays in the caches.
+_LANES = (32, 16)
 
 #: Each worker thread gets at least this many partitions, so that one slow partition does not leave the others idle.
 _PARTITIONS_PER_THREAD = 2
 
 #: More tasks than this no Dask scheduler can hold.
 MOST_PARTITIONS = 1_000_000
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a layer is expected to cost: seconds of one thread, and bytes of activations that it reads and writes."""
-
-    seconds: float
-    read_nbytes: int
-    written_nbytes: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of activations read and written."""
-        return self.read_nbytes + self.written_nbytes
-
-
-def cost(layer: Layer, kernel: Kernel, samples: int, lanes: int) -> Cost:
-    """Estimate one layer for `samples` samples, in tiles of `lanes`, on one thread."""
-    slots = -(-samples // lanes) * lanes
-    return Cost(
-        seconds=layer.nnz * slots / kernel.multiply_adds_per_second,
-        read_nbytes=4 * slots * layer.inputs,
-        written_nbytes=4 * slots * layer.outputs,
-    )
 
 
 @dataclass(frozen=True)
@@ -72,10 +51,12 @@ class Plan:
         spans: (first, stop) layers of each span, from 0, in order and without gaps.
         partitions: (first, stop) samples of each batch partition, likewise.
         lanes: samples in a tile of activations.
+        tiles_at_once: tiles that go through all layers of a span before the next ones begin.
+        dtype: of the activations, and of the sums: float32 or float64.
         threads: worker threads that the plan was made for.
         longest_task_seconds: what the longest task is expected to take.
-        largest_task_nbytes: the most bytes of dense activations that a task needs: what it was given, and one layer's
-            inputs and outputs.
+        largest_task_nbytes: the most bytes of dense activations that a task needs: what it was given, what it returns,
+            and between them the inputs and outputs of one layer for a few tiles.
     """
 
     strategy: str
@@ -83,6 +64,8 @@ class Plan:
     spans: tuple[tuple[int, int], ...]
     partitions: tuple[tuple[int, int], ...]
     lanes: int
+    tiles_at_once: int
+    dtype: str
     threads: int
     longest_task_seconds: float
     largest_task_nbytes: int
@@ -122,6 +105,7 @@ def make_plan(
     *,
     threads: int,
     partitions: Sequence[tuple[int, int]] | None = None,
+    density: float = 1.0,
 ) -> Plan:
     """Plan a run.
 
@@ -131,6 +115,7 @@ def make_plan(
         settings: how to plan.
         threads: worker threads that will run it.
         partitions: (first, stop) samples of each partition where the input fixes them.
+        density: which part of the input is not zero.
 
     Raises:
         PlanError: the strategy is unknown.
@@ -139,46 +124,75 @@ def make_plan(
     """
     if settings.strategy not in STRATEGIES:
         raise PlanError(f"unknown strategy {settings.strategy!r}, expected one of {', '.join(STRATEGIES)}")
-    kernel, reason = resolve_kernel(settings.kernel)
-    lanes = _lanes(network)
+    lanes = _lanes(network, threads, settings)
+    chosen = [
+        choose_kernel(settings.kernel, layer, lanes, first=not number, density=1.0 if number else density)
+        for number, layer in enumerate(network)
+    ]
     if partitions is None:
         partitions = _cut(samples, lanes, network, settings, threads)
     largest = max((stop - first for first, stop in partitions), default=0)
-    costs = [cost(layer, kernel, largest, lanes) for layer in network]
+    costs = [
+        cost(layer, kernel, largest, lanes, dtype=settings.dtype, density=1.0 if number else density)
+        for number, (layer, (kernel, _)) in enumerate(zip(network, chosen, strict=True))
+    ]
     spans = STRATEGIES[settings.strategy]([c.seconds for c in costs], settings)
+    tiles = _tiles_at_once(network, lanes, threads, settings)
+    passing = min(1.0, tiles * lanes / largest) if largest else 0.0
     return Plan(
         strategy=settings.strategy,
         layers=tuple(
             LayerPlan(network.sources(number), layer.inputs, layer.outputs, layer.nnz, kernel.name, reason)
-            for number, layer in enumerate(network)
+            for number, (layer, (kernel, reason)) in enumerate(zip(network, chosen, strict=True))
         ),
         spans=spans,
         partitions=tuple(partitions),
         lanes=lanes,
+        tiles_at_once=tiles,
+        dtype=settings.dtype,
         threads=threads,
         longest_task_seconds=max(sum(c.seconds for c in costs[first:stop]) for first, stop in spans),
-        largest_task_nbytes=max(_span_nbytes(costs[first:stop]) for first, stop in spans),
+        largest_task_nbytes=max(
+            _span_nbytes(costs[first:stop], passing, last=stop == len(costs)) for first, stop in spans
+        ),
     )
 
 
-def _span_nbytes(costs: Sequence[Cost]) -> int:
-    """Bytes of a span: what the task was given stays until its end, beside the layer that is being computed."""
-    first, *later = costs
-    return first.read_nbytes + max([first.written_nbytes, *(layer.nbytes for layer in later)])
+def _span_nbytes(costs: Sequence[Cost], passing: float, *, last: bool) -> int:
+    """Bytes of a span: what it was given, what it returns, and two buffers for the part that is passing through.
+
+    The last span returns rows, which are no dense activations, and mostly few.
+    """
+    widest = max(max(layer.read_nbytes, layer.written_nbytes) for layer in costs)
+    returned = 0 if last else costs[-1].written_nbytes
+    return costs[0].read_nbytes + returned + int(2 * passing * widest)
 
 
-def _lanes(network: Network) -> int:
-    widest = max(max(layer.inputs, layer.outputs) for layer in network)
-    return next((lanes for lanes in _LANES if 4 * lanes * widest <= _TILE_BYTES), _LANES[-1])
+def _widest(network: Network, settings: Settings) -> int:
+    """The most bytes of activations that a layer reads and writes for one sample."""
+    return np.dtype(settings.dtype).itemsize * max(layer.inputs + layer.outputs for layer in network)
+
+
+def _lanes(network: Network, threads: int, settings: Settings) -> int:
+    share = caches().shared_nbytes // (2 * threads)  # the weights go through the other half
+    return next((lanes for lanes in _LANES if lanes * _widest(network, settings) <= share), _LANES[-1])
+
+
+def _tiles_at_once(network: Network, lanes: int, threads: int, settings: Settings) -> int:
+    """So many that the activations of a layer stay in a core's cache, where the next layer finds them."""
+    tile = lanes * _widest(network, settings)
+    own, share = caches().own_nbytes, caches().shared_nbytes // (2 * threads)
+    return max(1, (own if tile <= own else share) // tile)
 
 
 def _cut(samples: int, lanes: int, network: Network, settings: Settings, threads: int) -> tuple[tuple[int, int], ...]:
     if isinstance(settings.partitions, int):
         return even_ranges(samples, settings.partitions)
-    given = max(layer.inputs for layer in network)
-    per_sample = 4 * (given + max(layer.inputs + layer.outputs for layer in network))
+    tile = lanes * np.dtype(settings.dtype).itemsize * max(max(layer.inputs, layer.outputs) for layer in network)
     tiles = -(-samples // lanes)
-    fitting = max(1, settings.partition_bytes // (per_sample * lanes))  # tiles
+    # What a task was given, and what it returns; and two buffers for the tiles that pass through, or for all of them.
+    passing = min(_tiles_at_once(network, lanes, threads, settings), settings.partition_bytes // (4 * tile))
+    fitting = max(1, settings.partition_bytes // (2 * tile) - passing)
     count = max(-(-tiles // fitting), min(_PARTITIONS_PER_THREAD * threads, tiles))
     # Whole tiles, so that no partition but the last computes padding.
     return tuple((first * lanes, min(stop * lanes, samples)) for first, stop in even_ranges(tiles, count))
@@ -224,23 +238,27 @@ def _table(plan: Plan) -> str:
     largest = max((stop - first for first, stop in plan.partitions), default=0)
     longest = max(stop - first for first, stop in plan.spans)
     mebibytes = plan.largest_task_nbytes / 2**20
-    rows = [("layers", "inputs", "outputs", "nnz a layer", "kernel")]
-    described = [(f"{y.inputs:,}", f"{y.outputs:,}", f"{y.nnz:,}", y.kernel) for y in plan.layers]
+    rows = [("layers", "inputs", "outputs", "nnz a layer", "kernel", "why")]
+    described = [(f"{y.inputs:,}", f"{y.outputs:,}", f"{y.nnz:,}", y.kernel, y.reason) for y in plan.layers]
     for alike, group in groupby(enumerate(described, start=1), key=lambda numbered: numbered[1]):
         numbers = [number for number, _ in group]
         label = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
         rows.append((label, *alike))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    reasons = {layer.kernel: layer.reason for layer in plan.layers}
+    passing = f"{plan.tiles_at_once:,} {'tile' if plan.tiles_at_once == 1 else 'tiles'} at once"
     return "\n".join(
         [
             f"strategy    {plan.strategy}, for {plan.threads} threads",
-            f"partitions  {len(plan.partitions):,} of up to {largest:,} samples, in tiles of {plan.lanes}",
-            f"spans       {len(plan.spans):,} of up to {longest:,} layers",
+            f"partitions  {len(plan.partitions):,} of up to {largest:,} samples, in tiles of {plan.lanes} {plan.dtype}",
+            f"spans       {len(plan.spans):,} of up to {longest:,} layers, {passing}",
             f"graph       {plan.nodes:,} logical nodes (layer x partition) in {plan.tasks:,} tasks",
             f"a task      up to {plan.longest_task_seconds:.2g} s and {mebibytes:,.1f} MiB of activations",
-            *(f"kernel      {name}: {reason}" for name, reason in reasons.items()),
             "",
-            *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows),
+            *(_line(row, widths) for row in rows),
         ]
     )
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    *cells, why = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+    return "  ".join([*cells, why.strip()])

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from taskgraph_dnn.activation_functions import activate
 from taskgraph_dnn.errors import InputError
 from taskgraph_dnn.network import Network
 
@@ -16,7 +17,7 @@ from taskgraph_dnn.network import Network
 def reference_outputs(network: Network, rows: Any) -> NDArray[np.float64]:
     """Return the outputs of the last layer, samples x outputs.
 
-    A nan of the input passes through: `max` and `min` are numpy's.
+    A nan of the input passes through, see `activate`.
 
     Args:
         network: the network; its float32 weights and biases are cast up.
@@ -29,11 +30,8 @@ def reference_outputs(network: Network, rows: Any) -> NDArray[np.float64]:
     if Y.ndim != 2 or Y.shape[1] != network.inputs:
         raise InputError(f"samples have shape {Y.shape}, expected samples x {network.inputs} inputs")
     for layer in network:
-        Y = Y @ layer.weights.astype(np.float64) + layer.bias.astype(np.float64)
-        if layer.activation == "relu":
-            Y = np.maximum(Y, 0.0)
-        if layer.cap is not None:
-            Y = np.minimum(Y, layer.cap)
+        sums = Y @ layer.weights.astype(np.float64) + layer.bias.astype(np.float64)
+        Y = activate(sums, layer.activation, layer.negative_slope, layer.cap, axis=1)
     return Y
 
 

@@ -36,7 +36,7 @@ class Result:
     """The answer of a run.
 
     Attributes:
-        outputs: the last layer's activations, CSR, samples x outputs, float32.
+        outputs: the last layer's activations, CSR, samples x outputs, of the plan's dtype.
         seconds: reading, preparing and inferring, apart.
         plan: how it was run.
         events: one for each task, by partition and layer.
@@ -85,7 +85,7 @@ def collect(partitions: Sequence[Finished], plan: Plan, read_seconds: float, pre
     if partitions:
         outputs = scipy.sparse.vstack([partition.outputs for partition in partitions], format="csr")
     else:
-        outputs = scipy.sparse.csr_array((0, plan.layers[-1].outputs), dtype=np.float32)
+        outputs = scipy.sparse.csr_array((0, plan.layers[-1].outputs), dtype=plan.dtype)
     seconds = Seconds(
         read=read_seconds,
         prepare=prepare_seconds + sum(event.prepare_seconds for event in events),

@@ -25,9 +25,9 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(20200922)
 
 
-def random_layer(rng, inputs, outputs, *, density=0.3, bias=None, activation="relu", cap=None):
+def random_layer(rng, inputs, outputs, *, density=0.3, bias=None, activation="relu", negative_slope=None, cap=None):
     """A layer of random weights, with some empty rows and columns where the density is low."""
     weights = scipy.sparse.random_array((inputs, outputs), density=density, rng=rng, data_sampler=rng.standard_normal)
     if bias is None:
         bias = rng.normal(-0.1, 0.3, outputs)
-    return tg.Layer(weights, bias=bias, activation=activation, cap=cap)
+    return tg.Layer(weights, bias=bias, activation=activation, negative_slope=negative_slope, cap=cap)

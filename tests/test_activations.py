@@ -4,7 +4,14 @@ import scipy.sparse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskgraph_dnn.activations import Activations
+from taskgraph_dnn.activations import ALIGNMENT, Activations, aligned_empty, fill_tiles, to_csr
+
+
+def tiles(rows, lanes):
+    values = aligned_empty((-(-rows.shape[0] // lanes), rows.shape[1], lanes), np.float32)
+    values[...] = 7
+    fill_tiles(values, rows)
+    return values
 
 
 @given(
@@ -13,10 +20,10 @@ from taskgraph_dnn.activations import Activations
 def test_rows_survive_the_round_trip_through_tiles(samples, neurons, lanes, seed):
     rng = np.random.default_rng(seed)
     rows = rng.integers(-1, 2, (samples, neurons)).astype(np.float32)
-    for given_rows in (rows, scipy.sparse.csr_array(rows)):
-        block = Activations.from_rows(given_rows, lanes)
-        assert block.values.shape == (-(-samples // lanes), neurons, lanes)
-        back = block.to_csr()
+    for given_rows in (rows, scipy.sparse.csr_array(rows), np.asfortranarray(rows), rows[:, ::-1][:, ::-1]):
+        values = tiles(given_rows, lanes)
+        assert not values.transpose(0, 2, 1).reshape(-1, neurons)[samples:].any()
+        back = to_csr(values, rows.any(axis=1))
         assert back.dtype == np.float32
         assert back.has_canonical_format
         np.testing.assert_array_equal(back.toarray(), rows)
@@ -24,26 +31,36 @@ def test_rows_survive_the_round_trip_through_tiles(samples, neurons, lanes, seed
 
 def test_one_neuron_of_a_tile_lies_side_by_side():
     rows = np.arange(12, dtype=np.float32).reshape(4, 3)
-    block = Activations.from_rows(rows, lanes=2)
-    np.testing.assert_array_equal(block.values[1, 2], rows[2:4, 2])
-    assert block.values.flags.c_contiguous
+    values = tiles(rows, lanes=2)
+    np.testing.assert_array_equal(values[1, 2], rows[2:4, 2])
+    assert values.flags.c_contiguous
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_blocks_begin_on_a_cache_line(dtype):
+    blocks = [aligned_empty((1, n, 16), dtype) for n in range(1, 50)]
+    assert all(block.ctypes.data % ALIGNMENT == 0 for block in blocks)
+    assert {block.dtype for block in blocks} == {np.dtype(dtype)}
 
 
 def test_padding_is_not_read():
-    block = Activations(np.ones((1, 2, 4), np.float32), samples=3)
-    assert block.to_csr().shape == (3, 2)
-    assert block.to_csr().nnz == 6
+    rows = to_csr(np.ones((1, 2, 4), np.float32), np.ones(3, np.bool_))
+    assert rows.shape == (3, 2)
+    assert rows.nnz == 6
+
+
+def test_dead_samples_are_not_looked_at():
+    assert to_csr(np.ones((1, 2, 4), np.float32), np.array([True, False, True])).indptr.tolist() == [0, 2, 2, 4]
 
 
 def test_nan_is_an_output():
-    block = Activations(np.full((1, 1, 1), np.nan, np.float32), samples=1)
-    assert block.to_csr().nnz == 1
+    assert to_csr(np.full((1, 1, 1), np.nan, np.float32), np.ones(1, np.bool_)).nnz == 1
 
 
 def test_size_counts_the_values():
-    block = Activations(np.zeros((10, 100, 16), np.float32), samples=160)
+    block = Activations(np.zeros((10, 100, 16), np.float32), np.zeros(160, np.bool_))
     assert block.nbytes == 64_000
-    assert block.neurons == 100
+    assert block.samples == 160
     assert 64_000 <= block.__sizeof__() < 65_000
     from dask.sizeof import sizeof
 

@@ -9,10 +9,11 @@ PACKAGE = Path(__file__).resolve().parents[1] / "taskgraph_dnn"
 
 #: Lowest first. A module imports from lower floors, and within its own folder; never sideways.
 FLOORS = [
-    {"errors", "events", "matrices"},
-    {"arguments"},
+    {"errors", "events", "matrices", "pools", "machine"},
+    {"arguments", "activation_functions"},
     {"config", "network", "challenge", "activations", "inputs"},
     {"io", "synthetic", "kernels", "reference"},
+    {"costs"},
     {"plan"},
     {"spans", "dump"},
     {"result"},

@@ -53,7 +53,7 @@ def expected(network, rows):
 
 
 @pytest.mark.parametrize("strategy", ["hybrid", "data"])
-@pytest.mark.parametrize("kernel", ["numba", "scipy"])
+@pytest.mark.parametrize("kernel", ["auto", "csr", "scipy"])
 def test_bits_are_those_of_the_threads(client, network, rows, strategy, kernel):
     local = tg.infer(network, rows, partitions=4, kernel=kernel).compute(scheduler="synchronous")
     result = tg.infer(network, rows, partitions=4, kernel=kernel, strategy=strategy).compute()

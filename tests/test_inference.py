@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import dask
 import dask.array as da
@@ -18,9 +19,10 @@ from hypothesis import strategies as st
 import taskgraph_dnn as tg
 from taskgraph_dnn.errors import InputError, KernelError, PlanError
 from taskgraph_dnn.events import subscribed
+from taskgraph_dnn.reference import reference_outputs
 from tests.conftest import random_layer
 
-KERNELS = ["numba", "scipy"]
+KERNELS = ["auto", "tile", "ell", "csr", "push", "dense", "scipy"]
 
 
 @pytest.fixture
@@ -175,8 +177,13 @@ def test_events_say_what_a_task_did(network, rows):
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
         result = tg.infer(network, rows, partitions=2).compute()
     assert [e.multiply_adds for e in result.events[:4]] == [50 * layer.nnz for layer in network]
-    assert [e.nbytes for e in result.events[:4]] == [4 * 64 * layer.outputs for layer in network]
+    assert [e.nbytes for e in result.events[:3]] == [4 * 64 * layer.outputs for layer in network.layers[:3]]
     assert {e.samples for e in result.events} == {50}
+    first = reference_outputs(network.head(1), rows[:50])
+    assert [result.events[0].alive, result.events[3].alive] == [
+        np.count_nonzero(first.any(axis=1)),
+        np.count_nonzero(result.categories < 50),
+    ]
     assert all(e.seconds == e.end - e.start >= 0 for e in result.events)
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
         assert {e.run for e in result.events} == {tg.infer(network, rows, partitions=2).token}
@@ -196,7 +203,7 @@ def test_a_task_leaves_what_it_was_given_alone(network, rows):
     from taskgraph_dnn.spans import Span, run_span
 
     def span(first, stop):
-        return Span("run", 0, first, stop, ("scipy",) * (stop - first), 16)
+        return Span("run", 0, first, stop, ("scipy",) * (stop - first), 16, 2, "float32")
 
     square = tg.Network([tg.Layer(np.eye(30), bias=0.5)] * 6)
     given = run_span(rows, square, span(0, 1))
@@ -224,16 +231,16 @@ def test_each_layer_of_each_partition_is_done_once(network, rows):
 
 def test_a_layer_is_packed_once(network, rows, monkeypatch):
     from taskgraph_dnn import spans
-    from taskgraph_dnn.kernels import Kernel, load_kernel
+    from taskgraph_dnn.kernels import load_kernel
 
     scipy_kernel, packed = load_kernel("scipy"), []
 
-    def pack(layer):
+    def pack(layer, dtype):
         packed.append((layer, threading.get_ident()))
         time.sleep(0.05)  # long enough for the other threads to want it too
-        return scipy_kernel.pack(layer)
+        return scipy_kernel.pack(layer, dtype)
 
-    counting = Kernel("scipy", pack, scipy_kernel.run, scipy_kernel.multiply_adds_per_second)
+    counting = replace(scipy_kernel, pack=pack)
     monkeypatch.setattr(spans, "load_kernel", lambda name: counting)
     result = tg.infer(network, rows, partitions=8, kernel="scipy").compute(num_workers=8)
     assert result.seconds.prepare >= sum(event.prepare_seconds for event in result.events) >= 4 * 0.05
@@ -358,7 +365,7 @@ def test_settings_come_from_dasks_configuration(network, rows):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"kernel": "cuda"}, KernelError, "unknown kernel 'cuda', expected one of auto, numba, scipy"),
+        ({"kernel": "cuda"}, KernelError, "unknown kernel 'cuda', expected one of auto, tile, ell, csr"),
         ({"strategy": "zigzag"}, PlanError, "unknown strategy 'zigzag', expected one of hybrid, data"),
         ({"partitions": 0}, PlanError, "partitions is 0, expected a whole number of at least 1"),
         ({"partitions": -1}, PlanError, "partitions is -1"),

@@ -338,8 +338,8 @@ def test_written_files_are_sorted_and_look_like_the_official_ones(tmp_path):
     [
         ([{"bias": -1}, {"bias": -0.5}], r"layer 2 has bias -0.5, but the first neuron of layer 1 has -1.0"),
         ([{"bias": [1, 1, 2]}], r"layer 1 has bias 2.0, but the first neuron of layer 1 has 1.0"),
-        ([{"cap": 3}, {"cap": None}], "layer 2 has relu with cap None, but layer 1 has relu with cap 3.0"),
-        ([{}, {"activation": "identity"}], "layer 2 has identity with cap None, but layer 1 has relu with cap None"),
+        ([{"cap": 3}, {"cap": None}], r"layer 2 is Layer\(.*, relu\), but layer 1 is Layer\(.*, relu, cap=3\)"),
+        ([{}, {"activation": "identity"}], r"layer 2 is Layer\(.*, identity\), but layer 1 is Layer\(.*, relu\)"),
         ([{"activation": "identity"}], "the activation is identity"),
     ],
 )

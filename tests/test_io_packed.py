@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import taskgraph_dnn as tg
+from taskgraph_dnn.activation_functions import ACTIVATIONS
 from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io import PackedFile, read_challenge_network, read_packed, write_packed
 from taskgraph_dnn.network import network_digest
@@ -48,6 +49,7 @@ def assert_equal(network: tg.Network, other: tg.Network) -> None:
         np.testing.assert_array_equal(layer.weights.toarray(), twin.weights.toarray())
         np.testing.assert_array_equal(layer.bias, twin.bias)
         assert (layer.activation, layer.cap) == (twin.activation, twin.cap)
+        assert layer.negative_slope == twin.negative_slope
 
 
 @pytest.mark.parametrize("verify", [True, False])
@@ -123,7 +125,7 @@ def networks(draw) -> tg.Network:
             inputs,
             outputs,
             density=draw(st.floats(0, 1)),
-            activation=draw(st.sampled_from(["relu", "identity"])),
+            activation=draw(st.sampled_from([name for name in ACTIVATIONS if name != "softmax"])),
             cap=draw(cap),
         )
         for inputs, outputs in pairwise(sizes)
@@ -136,6 +138,34 @@ def test_any_network_survives(tmp_path_factory, network):
     write_packed(network, path)
     for verify in (True, False):
         assert_equal(read_packed(path, verify=verify), network)
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_every_activation_survives(tmp_path, rng, verify):
+    given = [{"activation": name, "cap": 0.5} for name in ACTIVATIONS if name != "softmax"]
+    given += [{"activation": "leaky_relu", "negative_slope": 0.1}, {"activation": "softmax"}]
+    network = tg.Network(tg.Layer(rng.standard_normal((4, 4)), **options) for options in given)
+    write_packed(network, tmp_path / "net")
+    back = read_packed(tmp_path / "net", verify=verify)
+    assert_equal(back, network)
+    assert [layer.negative_slope for layer in back] == [None, None, 0.01, None, None, 0.1, None]
+
+
+def test_only_leaky_relu_has_a_slope_in_the_file(path, tmp_path):
+    """So older versions read what they know, and their files, which have no slope, are read (`path` is such a file)."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        layers = json.loads(file.metadata()["layers"])
+    assert all(layer.keys() == {"shape", "nnz", "activation", "cap", "digest"} for layer in layers)
+    assert [layer.negative_slope for layer in read_packed(path)] == [None] * 3
+
+
+@pytest.mark.parametrize("slope", [0.2, 2, float("nan"), "0.1"])
+def test_a_changed_slope_is_seen(tmp_path, slope):
+    path = tmp_path / "net"
+    write_packed(tg.Network([tg.Layer(np.eye(2), activation="leaky_relu")]), path)
+    rewrite(path, lambda metadata, layers, tensors: layers[0].update(negative_slope=slope))
+    with pytest.raises(FileError, match=f"{path}.*(has the digest|negative_slope is {slope!r})"):
+        read_packed(path)
 
 
 def test_progress_is_told_each_layer(tmp_path, network):
@@ -343,7 +373,9 @@ def tag(key, value):
         (describe("nnz", -1), r"does not describe its layers: .*\(5, 6\) and -1 are no sizes of a layer"),
         (describe("nnz", 7), r"tensor layers.1.indices is I32 of shape \[\d+\], expected I32 of shape \[7\]"),
         (describe("surprise", 1), "does not describe its layers: TypeError"),
-        (describe("activation", "tanh"), "unknown activation 'tanh'"),
+        (describe("activation", "elu"), "unknown activation 'elu'"),
+        (describe("activation", "softmax"), "layer 2 has softmax, which only the last layer can have"),
+        (describe("negative_slope", 0.1), "negative_slope is 0.1, but identity has none"),
         (describe("cap", -1), "cap is -1"),
         (describe("cap", "much"), "cap is 'much'"),
         (describe("shape", [9, 6]), "layer 2 has 9 inputs, but layer 1 has 5 outputs"),

@@ -1,4 +1,4 @@
-"""Every kernel against a dense float64 oracle, on pleasant and on ugly layers."""
+"""Every kernel that can be used here against a float64 oracle, on pleasant and on ugly layers."""
 
 import subprocess
 import sys
@@ -11,28 +11,62 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import taskgraph_dnn as tg
-from taskgraph_dnn.activations import Activations
+from taskgraph_dnn.activation_functions import ACTIVATIONS, activate
+from taskgraph_dnn.activations import aligned_empty, fill_tiles
 from taskgraph_dnn.errors import KernelError, MissingDependencyError
-from taskgraph_dnn.kernels import Kernel, kernel_names, kernel_problem, load_kernel, registry, resolve_kernel
+from taskgraph_dnn.kernels import (
+    Kernel,
+    at_rate,
+    automatic_kernels,
+    kernel_names,
+    kernel_problem,
+    load_kernel,
+    registry,
+)
 from tests.conftest import random_layer
 
-KERNELS = ["numba", "scipy"]
+OWN = ["tile", "ell", "csr", "push", "dense", "scipy"]
+KERNELS = [*OWN, *(name for name in ("mkl", "torch", "graphblas") if kernel_problem(name) is None)]
+
+DTYPES = ["float32", "float64"]
+
+#: The largest error, relative to outputs above 1.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-13}
 
 
-def run(kernel: str, layer: tg.Layer, rows: np.ndarray, lanes: int = 16) -> np.ndarray:
+def tiles(rows: np.ndarray, lanes: int, dtype: str) -> np.ndarray:
+    values = aligned_empty((-(-len(rows) // lanes), rows.shape[1], lanes), dtype)
+    fill_tiles(values, rows)
+    return values
+
+
+def run(kernel: str, layer: tg.Layer, rows: np.ndarray, lanes: int = 16, dtype: str = "float32") -> np.ndarray:
     """The layer's dense output for dense rows; every slot of the output is poisoned first."""
     chosen = load_kernel(kernel)
-    block = Activations.from_rows(np.asarray(rows, np.float32), lanes)
-    out = np.full((block.values.shape[0], layer.outputs, lanes), 1e30, np.float32)
-    chosen.run(chosen.pack(layer), block.values, out)
-    return out.transpose(0, 2, 1).reshape(-1, layer.outputs)[: len(rows)]
+    rows = np.asarray(rows, np.float32)
+    count = -(-len(rows) // lanes)
+    out = aligned_empty((count, layer.outputs, lanes), dtype)
+    out[...] = 1e30
+    alive = np.zeros((count, lanes), np.bool_)
+    inputs = scipy.sparse.csr_array(rows) if chosen.reads_rows else tiles(rows, lanes, dtype)
+    chosen.run(chosen.pack(layer, np.dtype(dtype)), inputs, out, alive)
+    outputs = out.transpose(0, 2, 1).reshape(-1, layer.outputs)[: len(rows)]
+    np.testing.assert_array_equal(alive.ravel()[: len(rows)], outputs.any(axis=1))
+    return outputs
 
 
 def oracle(layer: tg.Layer, rows: np.ndarray) -> np.ndarray:
-    sums = np.asarray(rows, np.float64) @ layer.weights.toarray().astype(np.float64) + layer.bias
-    if layer.activation == "relu":
-        sums = np.maximum(sums, 0)
-    return sums if layer.cap is None else np.minimum(sums, layer.cap)
+    """In float64, and without what is no edge: an infinite input does not reach outputs that it has no edge to."""
+    w = layer.weights.toarray().astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        products = np.asarray(rows, np.float64)[:, :, None] * w
+        sums = np.where(w != 0, products, 0).sum(axis=1) + layer.bias
+    return activate(sums, layer.activation, layer.negative_slope, layer.cap, axis=1)
+
+
+def close(found: np.ndarray, expected: np.ndarray, dtype: str = "float32") -> None:
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 def weights(kind: str, rng: np.random.Generator) -> np.ndarray:
@@ -50,12 +84,19 @@ def weights(kind: str, rng: np.random.Generator) -> np.ndarray:
             w[:, 7] = rng.standard_normal(37)
         case "dense":
             w = rng.standard_normal((37, 29))
+        case "duplicate supports":  # 40 outputs that read the same inputs, and 3 that read others
+            w = rng.standard_normal((37, 43)) * (rng.random(37) < 0.4)[:, None]
+            w[:, 40:] = rng.standard_normal((37, 3)) * (rng.random((37, 3)) < 0.5)
+        case "nearly duplicate supports":
+            w = rng.standard_normal((37, 36)) * (rng.random((37, 36)) < 0.97) * (rng.random(37) < 0.6)[:, None]
         case "one neuron":
             w = rng.standard_normal((1, 1))
         case "one output":
             w = w[:, :1]
         case "one input":
             w = rng.standard_normal((1, 29))
+        case "wide":
+            w = rng.standard_normal((5, 200)) * (rng.random((5, 200)) < 0.5)
     return w
 
 
@@ -67,33 +108,71 @@ LAYERS = [
     "dense row",
     "dense column",
     "dense",
+    "duplicate supports",
+    "nearly duplicate supports",
     "one neuron",
     "one output",
     "one input",
+    "wide",
 ]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", LAYERS)
-@pytest.mark.parametrize(("activation", "cap"), [("relu", None), ("relu", 0.7), ("identity", None), ("identity", 0.7)])
-@pytest.mark.parametrize("bias", ["number", "each"])
-def test_against_the_oracle(kernel, kind, activation, cap, bias, rng):
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lanes", [16, 32])
+def test_patterns(kernel, kind, dtype, lanes, rng):
     w = weights(kind, rng)
-    b = -0.3 if bias == "number" else rng.standard_normal(w.shape[1])
-    layer = tg.Layer(w, bias=b, activation=activation, cap=cap)
+    layer = tg.Layer(w, bias=rng.standard_normal(w.shape[1]), activation="identity")
     rows = rng.standard_normal((45, w.shape[0])).astype(np.float32)
-    np.testing.assert_allclose(run(kernel, layer, rows), oracle(layer, rows), rtol=1e-5, atol=2e-6)
+    close(run(kernel, layer, rows, lanes, dtype), oracle(layer, rows), dtype)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_more_inputs_than_16_bits_count(kernel, rng):
-    columns = np.array([0, 65_535, 65_536])
-    layer = tg.Layer(
-        scipy.sparse.csr_array((np.ones(3), (columns, [0, 1, 2])), shape=(65_537, 3)), activation="identity"
-    )
-    rows = np.zeros((2, 65_537), np.float32)
-    rows[0, columns], rows[1, columns] = [1, 2, 3], [4, 5, 6]
-    np.testing.assert_array_equal(run(kernel, layer, rows), [[1, 2, 3], [4, 5, 6]])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("cap", [None, 0.4])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_activations(kernel, activation, cap, dtype, rng):
+    slope = 0.2 if activation == "leaky_relu" else None
+    layer = random_layer(rng, 37, 29, activation=activation, negative_slope=slope, cap=cap)
+    rows = 3 * rng.standard_normal((45, 37)).astype(np.float32)
+    close(run(kernel, layer, rows, 32, dtype), oracle(layer, rows), dtype)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("slope", [0.0, 1e-8, 1.0])
+def test_slopes_at_their_ends(kernel, slope):
+    layer = tg.Layer(np.eye(3), activation="leaky_relu", negative_slope=slope)
+    rows = np.array([[-np.inf, -2, 3], [np.inf, 0, -1]], np.float32)
+    np.testing.assert_allclose(run(kernel, layer, rows), oracle(layer, rows), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh", "softmax"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_smooth_activations_far_from_zero(kernel, activation, dtype):
+    layer = tg.Layer(np.eye(3), activation=activation)
+    rows = np.array([[0, 1e-6, -1e-6], [20, -20, 1], [90, -90, 89], [1000, -1000, 999], [-1e38, 1e38, 0]], np.float32)
+    with np.errstate(over="ignore"):
+        close(run(kernel, layer, rows, dtype=dtype), oracle(layer, rows), dtype)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_tanh_is_exact_near_zero(kernel):
+    layer = tg.Layer(np.eye(2), activation="tanh")
+    rows = np.array([[1e-30, -1e-7], [1e-3, -0.1]], np.float32)
+    np.testing.assert_allclose(run(kernel, layer, rows), np.tanh(rows.astype(np.float64)), rtol=3e-7)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("inputs", [65_536, 65_537])
+def test_inputs_up_to_and_past_16_bits(kernel, inputs):
+    columns = np.array([0, 65_535, inputs - 1])
+    coordinates = columns, [0, 1, 2]
+    layer = tg.Layer(scipy.sparse.csr_array((np.ones(3), coordinates), shape=(inputs, 3)), activation="identity")
+    rows = np.zeros((2, inputs), np.float32)
+    rows[0, columns], rows[1, columns] = [1, 3, 3], [4, 6, 6]
+    np.testing.assert_array_equal(run(kernel, layer, rows), [[1, 3, 3], [4, 6, 6]])
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -101,106 +180,168 @@ def test_more_inputs_than_16_bits_count(kernel, rng):
 def test_both_index_types(kernel, index, rng):
     layer = random_layer(rng, 20, 30)
     w = layer.weights
-    wide = tg.Layer.from_csc_arrays(
-        w.shape,
-        w.indptr.astype(index),
-        w.indices.astype(index),
-        w.data,
-        bias=layer.bias,
-        activation="relu",
-        cap=None,
-    )
+    indptr, indices = w.indptr.astype(index), w.indices.astype(index)
+    wide = tg.Layer.from_csc_arrays(w.shape, indptr, indices, w.data, bias=layer.bias, activation="relu", cap=None)
     rows = rng.standard_normal((5, 20)).astype(np.float32)
     np.testing.assert_array_equal(run(kernel, wide, rows), run(kernel, layer, rows))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(("activation", "cap"), [("relu", None), ("relu", 2.0), ("identity", None), ("identity", 2.0)])
-def test_nan_and_infinity_pass_as_ieee_says(kernel, activation, cap):
-    layer = tg.Layer(np.array([[1.0, -1.0], [1.0, 1.0]]), activation=activation, cap=cap)
-    rows = np.array([[np.nan, 1], [np.inf, 0], [-np.inf, 0], [np.inf, -np.inf], [0, 0]], np.float32)
-    with np.errstate(invalid="ignore"):
-        got = run(kernel, layer, rows)
-        np.testing.assert_array_equal(got, oracle(layer, rows))
-    assert np.isnan(got[0]).all()
-    assert np.isnan(got[3, 0])
+@pytest.mark.parametrize("kind", ["random", "dense", "duplicate supports", "nearly duplicate supports"])
+@pytest.mark.parametrize("activation", ["relu", "identity", "leaky_relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("cap", [None, 2.0])
+def test_nan_and_infinity_pass_as_ieee_says(kernel, kind, activation, cap, rng):
+    w = weights(kind, rng)
+    layer = tg.Layer(w, activation=activation, cap=cap)
+    rows = rng.standard_normal((20, w.shape[0])).astype(np.float32)
+    rows[0, 3], rows[1, 3], rows[2, 3] = np.nan, np.inf, -np.inf
+    rows[3, [3, 4]] = np.inf, -np.inf
+    got, expected = run(kernel, layer, rows), oracle(layer, rows)
+    assert np.isnan(got).any() == np.isnan(expected).any()
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
+    close(got, expected)
+    np.testing.assert_array_equal(got[4:], run(kernel, layer, rows[4:].repeat(1, axis=0)))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_softmax_of_nan_and_infinity(kernel):
+    layer = tg.Layer(np.eye(3), activation="softmax")
+    rows = np.array([[np.nan, 1, 2], [np.inf, 1, 2], [-np.inf, 1, 2]], np.float32)
+    close(run(kernel, layer, rows), oracle(layer, rows))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_denormals_and_negative_zero(kernel):
     tiny = np.float32(1e-42)
-    layer = tg.Layer(np.eye(2), activation="identity")
     rows = np.array([[tiny, -tiny], [-0.0, 0.0]], np.float32)
-    got = run(kernel, layer, rows)
-    np.testing.assert_array_equal(got, rows)
-    assert not tg.Layer(np.eye(2)).cap
+    np.testing.assert_array_equal(run(kernel, tg.Layer(np.eye(2), activation="identity"), rows), rows)
     assert not run(kernel, tg.Layer(np.eye(2)), rows)[1].any()
+    # The only nonzero output is denormal, and the only one that is not positive is -0.
+    assert run(kernel, tg.Layer(-np.eye(2), activation="identity"), rows[:, ::-1])[0].all()
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_samples_bits_do_not_depend_on_its_place_or_neighbours(kernel, rng):
-    layer = random_layer(rng, 50, 40)
-    rows = rng.standard_normal((70, 50)).astype(np.float32)
-    whole = run(kernel, layer, rows, lanes=64)
-    for lanes in (16, 32, 64):
-        np.testing.assert_array_equal(run(kernel, layer, rows, lanes), whole)
-        np.testing.assert_array_equal(run(kernel, layer, rows[::-1], lanes)[::-1], whole)
-        np.testing.assert_array_equal(run(kernel, layer, rows[33:34], lanes), whole[33:34])
+@pytest.mark.parametrize("kind", ["random", "duplicate supports", "nearly duplicate supports"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_samples_bits_do_not_depend_on_its_place_or_neighbours(kernel, kind, dtype, rng):
+    layer = tg.Layer(weights(kind, rng), activation="tanh")
+    rows = rng.standard_normal((70, layer.inputs)).astype(np.float32)
+    for lanes in (16, 32):
+        whole = run(kernel, layer, rows, lanes, dtype)
+        np.testing.assert_array_equal(run(kernel, layer, rows[::-1], lanes, dtype)[::-1], whole)
+        np.testing.assert_array_equal(run(kernel, layer, rows[33:34], lanes, dtype), whole[33:34])
+        other = rows.copy()
+        other[::2] = np.inf
+        np.testing.assert_array_equal(run(kernel, layer, other, lanes, dtype)[1::2], whole[1::2])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_kernels_that_add_in_the_same_order_agree_to_the_bit(kind, rng):
+    layer = tg.Layer(weights(kind, rng), bias=0.25)
+    rows = rng.standard_normal((33, layer.inputs)).astype(np.float32)
+    expected = run("csr", layer, rows)
+    for kernel in ("tile", "ell", "push"):
+        for lanes in (16, 32):
+            np.testing.assert_array_equal(run(kernel, layer, rows, lanes), expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_packing_loses_nothing(kernel, kind, dtype, rng):
+    layer = tg.Layer(weights(kind, rng))
+    chosen = load_kernel(kernel)
+    unpacked = chosen.unpack(chosen.pack(layer, np.dtype(dtype)))
+    assert (unpacked.shape, unpacked.nnz, unpacked.dtype) == (layer.weights.shape, layer.nnz, np.float32)
+    np.testing.assert_array_equal(unpacked.toarray(), layer.weights.toarray())
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @given(
-    inputs=st.integers(1, 20),
-    outputs=st.integers(1, 20),
+    inputs=st.integers(1, 40),
+    outputs=st.integers(1, 40),
     samples=st.integers(0, 33),
     density=st.floats(0, 1),
+    alike=st.floats(0, 1),
     cap=st.none() | st.floats(0.125, 10, width=32),
-    activation=st.sampled_from(["relu", "identity"]),
+    activation=st.sampled_from(ACTIVATIONS),
+    lanes=st.sampled_from([16, 32]),
+    dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=60, deadline=None)
-def test_random_layers(kernel, inputs, outputs, samples, density, cap, activation, seed):
+def test_random_layers(kernel, inputs, outputs, samples, density, alike, cap, activation, lanes, dtype, seed):
     rng = np.random.default_rng(seed)
-    layer = random_layer(rng, inputs, outputs, density=density, activation=activation, cap=cap)
+    here = np.where(rng.random(outputs) < alike, rng.random((inputs, 1)), rng.random((inputs, outputs))) < density
+    bias = rng.standard_normal(outputs)
+    layer = tg.Layer(rng.standard_normal((inputs, outputs)) * here, bias=bias, activation=activation, cap=cap)
     rows = rng.standard_normal((samples, inputs)).astype(np.float32)
-    np.testing.assert_allclose(run(kernel, layer, rows), oracle(layer, rows), rtol=1e-5, atol=1e-5)
+    close(run(kernel, layer, rows, lanes, dtype), oracle(layer, rows), dtype)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_weights_and_inputs_are_only_read(kernel, rng):
     layer = random_layer(rng, 8, 8)
     chosen = load_kernel(kernel)
-    values = rng.standard_normal((1, 8, 16)).astype(np.float32)
-    values.flags.writeable = False
-    chosen.run(chosen.pack(layer), values, np.empty((1, 8, 16), np.float32))
+    inputs = scipy.sparse.random_array((16, 8), density=0.5, rng=rng, dtype=np.float32, format="csr")
+    arrays = [inputs.data, inputs.indices, inputs.indptr]
+    if not chosen.reads_rows:
+        inputs = rng.standard_normal((1, 8, 16)).astype(np.float32)
+        arrays = [inputs]
+    for array in arrays:
+        array.flags.writeable = False
+    packed = chosen.pack(layer, np.dtype(np.float32))
+    chosen.run(packed, inputs, np.empty((1, 8, 16), np.float32), np.empty((1, 16), np.bool_))
+
+
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if name != "push"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("offset", [1, 4, 20])
+def test_inputs_and_outputs_may_lie_anywhere(kernel, dtype, offset, rng):
+    layer = random_layer(rng, 19, 21)
+    chosen = load_kernel(kernel)
+    packed = chosen.pack(layer, np.dtype(dtype))
+    aligned = aligned_empty((2, 19, 16), dtype)
+    aligned[...] = rng.standard_normal(aligned.shape)
+
+    def elsewhere(shape):
+        return np.frombuffer(bytearray(offset + np.dtype(dtype).itemsize * int(np.prod(shape))), dtype, offset=offset)
+
+    inputs, outputs = elsewhere((2, 19, 16)).reshape(2, 19, 16), elsewhere((2, 21, 16)).reshape(2, 21, 16)
+    inputs[...] = aligned
+    expected, alive = aligned_empty((2, 21, 16), dtype), np.empty((2, 16), np.bool_)
+    chosen.run(packed, aligned, expected, alive)
+    chosen.run(packed, inputs, outputs, alive)
+    np.testing.assert_array_equal(outputs, expected)
 
 
 # The registry.
 
 
 def test_unknown_kernels_are_refused_with_the_valid_names():
-    with pytest.raises(KernelError, match="unknown kernel 'cuda', expected one of auto, numba, scipy"):
+    with pytest.raises(
+        KernelError, match="unknown kernel 'cuda', expected one of auto, tile, ell, csr, push, dense, scipy"
+    ):
         load_kernel("cuda")
 
 
-def test_auto_is_the_fastest_that_can_be_used(monkeypatch):
-    assert resolve_kernel("auto")[0].name == "numba"
-    assert resolve_kernel("scipy") == (load_kernel("scipy"), "as asked")
-    monkeypatch.setitem(registry._OWN, "numba", ("taskgraph_dnn.kernels.nowhere", "numba", "numba"))
+def test_without_numba_the_others_are_left(monkeypatch):
+    assert [kernel.name for kernel in automatic_kernels()] == OWN
+    for name in ("tile", "ell", "csr", "push"):
+        monkeypatch.setitem(registry._OWN, name, ("taskgraph_dnn.kernels.nowhere", "numba", "numba"))
     load_kernel.cache_clear()
-    kernel, reason = resolve_kernel("auto")
-    assert kernel.name == "scipy"
-    assert "pip install 'taskgraph-dnn[numba]'" in reason
-    with pytest.raises(MissingDependencyError, match="kernel 'numba' needs numba, which is not installed"):
-        load_kernel("numba")
+    assert [kernel.name for kernel in automatic_kernels()] == ["dense", "scipy"]
+    with pytest.raises(MissingDependencyError, match="kernel 'csr' needs numba, which is not installed"):
+        load_kernel("csr")
     load_kernel.cache_clear()
 
 
-def negate(packed, inputs, outputs):
+def negate(packed, inputs, outputs, alive):
     outputs[:] = -inputs
+    np.any(outputs, axis=1, out=alive)
 
 
-OTHER = Kernel("negate", pack=lambda layer: None, run=negate, multiply_adds_per_second=1e9)
+OTHER = Kernel("negate", lambda layer, dtype: layer, lambda packed: packed.weights, negate, at_rate(1e9))
 BROKEN = object()
 
 
@@ -218,7 +359,7 @@ def other_packages(monkeypatch):
 
 
 def test_other_packages_add_kernels(other_packages, rng):
-    assert kernel_names() == ("numba", "scipy", "broken", "gone", "negate")
+    assert kernel_names() == (*OWN, "mkl", "torch", "graphblas", "broken", "gone", "negate")
     network = tg.Network([tg.Layer(np.eye(4))])
     rows = rng.random((3, 4), dtype=np.float32)
     result = tg.infer(network, rows, kernel="negate").compute()
@@ -239,7 +380,7 @@ impl = getattr(caching, "CacheImpl", None) or caching._CacheImpl
 impl._locator_classes = []  # as where neither the package nor the home may be written to
 import taskgraph_dnn as tg
 network = tg.Network([tg.Layer(np.eye(3))])
-result = tg.infer(network, np.eye(3), kernel="numba").compute()
+result = tg.infer(network, np.eye(3), kernel="csr").compute()
 assert (result.outputs.toarray() == np.eye(3)).all()
 """
 

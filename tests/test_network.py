@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import scipy.sparse
 from dask.tokenize import tokenize
 
 import taskgraph_dnn as tg
+from taskgraph_dnn.activation_functions import ACTIVATIONS
 from taskgraph_dnn.errors import NetworkError, TaskgraphError
 from taskgraph_dnn.network import NETWORK_INPUT, index_dtype, network_digest
 from tests.conftest import random_layer
@@ -71,7 +73,42 @@ def test_layer_describes_itself():
     assert layer.nbytes == 3 * 4 + 3 * 4 + 4 * 4 + 3 * 4
     assert repr(layer) == "Layer(2 x 3, nnz=3, relu, cap=32)"
     assert repr(tg.Layer(DENSE, activation="identity")) == "Layer(2 x 3, nnz=3, identity)"
+    leaky = tg.Layer(DENSE, activation="leaky_relu", cap=1)
+    assert repr(leaky) == "Layer(2 x 3, nnz=3, leaky_relu, negative_slope=0.01, cap=1)"
     assert isinstance(layer.cap, float)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (None, 0.01),
+        (0, 0.0),
+        (-0.0, 0.0),
+        (1, 1.0),
+        (np.float32(0.25), 0.25),
+        (Fraction(1, 8), 0.125),
+        (-1e-60, 0.0),  # 0 in float32
+        (1 + 1e-9, 1.0),
+    ],
+)
+def test_leaky_relu_has_a_slope(given, kept):
+    slope = tg.Layer(DENSE, activation="leaky_relu", negative_slope=given).negative_slope
+    assert type(slope) is float
+    assert str(slope) == str(kept)
+
+
+@pytest.mark.parametrize("activation", sorted(set(ACTIVATIONS) - {"leaky_relu"}))
+def test_others_have_no_slope(activation):
+    assert tg.Layer(DENSE, activation=activation).negative_slope is None
+    message = f"negative_slope is 0.01, but {activation} has none, only leaky_relu"
+    with pytest.raises(NetworkError, match=message):
+        tg.Layer(DENSE, activation=activation, negative_slope=0.01)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_can_have_a_cap(activation):
+    layer = tg.Layer(DENSE, activation=activation, cap=1)
+    assert (layer.activation, layer.cap) == (activation, 1.0)
 
 
 def test_layer_without_edges():
@@ -173,10 +210,19 @@ def test_layer_refuses_a_bias(bias, message):
         tg.Layer(DENSE, bias=bias)
 
 
-@pytest.mark.parametrize("activation", ["sigmoid", "ReLU", "", None])
+@pytest.mark.parametrize("activation", ["elu", "ReLU", "", None, ["relu"], 1])
 def test_layer_refuses_an_activation(activation):
-    with pytest.raises(NetworkError, match=f"unknown activation {activation!r}, expected one of relu, identity"):
+    with pytest.raises(NetworkError) as caught:
         tg.Layer(DENSE, activation=activation)
+    names = "relu, identity, leaky_relu, sigmoid, tanh, softmax"
+    assert str(caught.value) == f"unknown activation {activation!r}, expected one of {names}"
+
+
+@pytest.mark.parametrize("slope", [-0.01, 1.01, np.nan, np.inf, -np.inf, 10**400, "0.1", True, [0.1], 1j])
+def test_layer_refuses_a_slope(slope):
+    with pytest.raises(NetworkError) as caught:
+        tg.Layer(DENSE, activation="leaky_relu", negative_slope=slope)
+    assert str(caught.value) == f"negative_slope is {slope!r}, expected a number from 0 to 1"
 
 
 @pytest.mark.parametrize("cap", [0, -1.0, np.nan, np.inf, -np.inf, 1e300, 1e-60, 10**400, "x", "1", True, [1.0]])
@@ -243,6 +289,7 @@ def parts(layer):
         "data": w.data,
         "bias": layer.bias,
         "activation": layer.activation,
+        "negative_slope": layer.negative_slope,
         "cap": layer.cap,
     }
 
@@ -258,9 +305,15 @@ def test_from_csc_arrays_copies_nothing(layer):
 
 
 @pytest.mark.parametrize(
-    ("part", "message"), [({"activation": "tanh"}, "unknown activation 'tanh'"), ({"cap": -1.0}, "cap is -1.0")]
+    ("part", "message"),
+    [
+        ({"activation": "elu"}, "unknown activation 'elu'"),
+        ({"negative_slope": 0.1}, "negative_slope is 0.1, but relu has none"),
+        ({"activation": "leaky_relu", "negative_slope": 2}, "negative_slope is 2, expected a number from 0 to 1"),
+        ({"cap": -1.0}, "cap is -1.0"),
+    ],
 )
-def test_from_csc_arrays_checks_activation_and_cap(layer, part, message):
+def test_from_csc_arrays_checks_the_activation(layer, part, message):
     with pytest.raises(NetworkError, match=message):
         tg.Layer.from_csc_arrays(**parts(layer) | part)
 
@@ -293,6 +346,31 @@ def test_every_part_changes_the_digest(layer, part):
         case "no cap":
             given["cap"] = None
     assert tg.Layer(dense, **given).digest != layer.digest
+
+
+def test_slopes_and_activations_have_digests_of_their_own(layer):
+    digests = {tg.Layer(layer.weights, activation=activation).digest for activation in ACTIVATIONS}
+    for slope in (0.0, np.nextafter(0.01, 1), 0.5):
+        digests.add(tg.Layer(layer.weights, activation="leaky_relu", negative_slope=slope).digest)
+    assert len(digests) == len(ACTIVATIONS) + 3
+    given, default = (tg.Layer(layer.weights, activation="leaky_relu", negative_slope=s) for s in (0.01, None))
+    assert given.digest == default.digest
+
+
+def test_digests_stay_what_they_were():
+    """Packed files of older versions hold them."""
+    weights = [[1.0, 0.0], [-2.0, 3.0]]
+    relu, identity = tg.Layer(weights, bias=0.5, cap=32), tg.Layer(weights, activation="identity")
+    assert relu.digest == "66f2be22619f5d01bf53526e64cfeb94db03e37090aea2c358294397dec4faec"
+    assert identity.digest == "bb8e86c320e27b22134a1ecdb300df7b85db9de0c0500859adbae4f7904bf7e9"
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_survives_pickling(activation):
+    layer = tg.Layer(DENSE, activation=activation)
+    again = pickle.loads(pickle.dumps(layer))
+    assert (again.activation, again.negative_slope, again.cap) == (activation, layer.negative_slope, None)
+    assert again.digest == layer.digest
 
 
 @pytest.mark.parametrize("digest_first", [False, True])
@@ -364,6 +442,18 @@ def test_network_refuses_neighbours_that_do_not_fit():
     layers = [tg.Layer(np.ones(shape)) for shape in ((2, 3), (3, 4), (5, 2))]
     with pytest.raises(NetworkError, match="layer 3 has 5 inputs, but layer 2 has 4 outputs"):
         tg.Network(layers)
+
+
+def test_softmax_is_for_the_last_layer_only():
+    relu, softmax = tg.Layer(np.eye(2)), tg.Layer(np.eye(2), activation="softmax")
+    assert tg.Network([softmax])[0] is softmax
+    network = tg.Network([relu, relu, softmax])
+    assert [layer.activation for layer in network.head(2)] == ["relu", "relu"]
+    assert network.head(3) is network
+    with pytest.raises(NetworkError, match="layer 2 has softmax, which only the last layer can have"):
+        tg.Network([relu, softmax, relu])
+    with pytest.raises(NetworkError, match="layer 1 has softmax, which only the last layer can have"):
+        tg.Network([softmax, softmax])
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(tg.Network)])

@@ -43,7 +43,7 @@ def cluster():
         yield cluster
 
 
-@pytest.mark.parametrize("kernel", ["numba", "scipy"])
+@pytest.mark.parametrize("kernel", ["auto", "csr", "push", "scipy"])
 @pytest.mark.parametrize("partitions", [1, 3, 16])
 @pytest.mark.parametrize("where", ["threads", "cluster"])
 def test_categories(network, images, truth, kernel, partitions, where, request):

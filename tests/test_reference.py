@@ -1,6 +1,7 @@
 """The oracle: by hand, by dense numpy, and on the official data."""
 
 import gzip
+import math
 
 import numpy as np
 import pytest
@@ -37,6 +38,29 @@ def test_by_hand():
 def test_identity_can_have_a_cap():
     network = tg.Network([tg.Layer([[1.0]], activation="identity", cap=2)])
     np.testing.assert_array_equal(reference_outputs(network, [[-9], [1], [3]]), [[-9], [1], [2]])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"activation": "leaky_relu"}, [[-0.02, 3]]),
+        ({"activation": "leaky_relu", "negative_slope": 0.5, "cap": 2}, [[-1, 2]]),
+        ({"activation": "sigmoid"}, [[1 / (1 + math.exp(2)), 1 / (1 + math.exp(-3))]]),
+        ({"activation": "tanh", "cap": 0.5}, [[math.tanh(-2), 0.5]]),
+        ({"activation": "softmax"}, [[1 / (1 + math.exp(5)), 1 / (1 + math.exp(-5))]]),
+    ],
+)
+def test_every_activation(given, expected):
+    network = tg.Network([tg.Layer(np.eye(2)), tg.Layer([[-1, 0], [0, 2]], bias=[-1, -1], **given)])
+    np.testing.assert_allclose(reference_outputs(network, [[1, 2]]), expected, rtol=1e-14)
+
+
+def test_softmax_goes_over_the_outputs_of_each_sample(rng):
+    network = tg.Network([tg.Layer(rng.standard_normal((5, 4)), activation="softmax")])
+    rows = rng.standard_normal((6, 5))
+    outputs = reference_outputs(network, rows)
+    np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-14)
+    np.testing.assert_allclose(reference_outputs(network, rows[2:3]), outputs[2:3], rtol=1e-14)
 
 
 def test_all_is_done_in_float64():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from taskgraph_dnn.activation_functions import ACTIVATIONS
 from taskgraph_dnn.cli.job import SYNTHETIC, job_options, load_images, load_network
 from taskgraph_dnn.cli.terminal import progress
 from taskgraph_dnn.config import Job
@@ -48,7 +49,7 @@ def generate(job: Job, output: Path) -> None:
 @click.option(
     "--bias", type=float, help="Bias of every neuron; default: the challenge's by neurons, 0 for MatrixMarket."
 )
-@click.option("--activation", help="relu or identity; default: relu.")
+@click.option("--activation", help=f"One of {', '.join(ACTIVATIONS)}; default: relu.")
 @click.option("--cap", type=float, help="Upper bound of activations; default: the challenge's, none for MatrixMarket.")
 @click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
 def convert(

@@ -35,8 +35,9 @@ _OPTIONS = {
     "partitions": (str, 'Batch partitions: a number or "auto".'),
     "kernel": (str, 'Kernel, or "auto"; `info` lists them.'),
     "strategy": (str, "hybrid or data."),
+    "dtype": (str, "Of activations and sums: float32 or float64."),
 }
-_SETTINGS = ("partitions", "kernel", "strategy")
+_SETTINGS = ("partitions", "kernel", "strategy", "dtype")
 
 #: Options of a command that makes a network and images.
 SYNTHETIC = ("neurons", "layers", "samples", "seed")

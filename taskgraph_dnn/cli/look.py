@@ -80,9 +80,11 @@ def _network_table(path: Path) -> Table:
     table = Table("layer", "inputs", "outputs", "nnz", "density", "activation", title=f"{path}", title_justify="left")
     last: tuple[str, ...] = ()
     for number, layer in enumerate(found, start=1):
+        slope = "" if layer.negative_slope is None else f", slope {layer.negative_slope:g} below 0"
         cap = "" if layer.cap is None else f", at most {layer.cap:g}"
         density = layer.nnz / (layer.inputs * layer.outputs)
-        row = (f"{layer.inputs:,}", f"{layer.outputs:,}", f"{layer.nnz:,}", f"{density:.2%}", layer.activation + cap)
+        activation = layer.activation + slope + cap
+        row = (f"{layer.inputs:,}", f"{layer.outputs:,}", f"{layer.nnz:,}", f"{density:.2%}", activation)
         if row != last:
             table.add_row(str(number), *row)
             last = row

@@ -86,11 +86,8 @@ def require_uniform(network: Network, layout: str) -> None:
         other = layer.bias[layer.bias != bias]
         if other.size:
             fault = f"layer {number} has bias {other[0]}, but the first neuron of layer 1 has {bias}"
-        elif (layer.activation, layer.cap) != (first.activation, first.cap):
-            fault = (
-                f"layer {number} has {layer.activation} with cap {layer.cap}, "
-                f"but layer 1 has {first.activation} with cap {first.cap}"
-            )
+        elif (layer.activation, layer.negative_slope, layer.cap) != (first.activation, first.negative_slope, first.cap):
+            fault = f"layer {number} is {layer}, but layer 1 is {first}"
         else:
             continue
         raise NetworkError(f"{fault}, which {layout} cannot hold: write a packed file")

@@ -2,7 +2,8 @@
 
 The file is in the safetensors format. The tensors `layers.{k}.indptr`, `.indices` and `.data`, with k from 0, are the
 weights of a layer in CSC, and `layers.{k}.bias` is its bias. The metadata hold what is no array: format, version, the
-network's digest, and `layers`, a JSON list with the shape, number of weights, activation, cap and digest of each layer.
+network's digest, and `layers`, a JSON list with the shape, number of weights, activation, cap and digest of each layer,
+and the negative slope of leaky_relu.
 """
 
 import json
@@ -136,6 +137,7 @@ def _metadata(network: Network) -> dict[str, str]:
             "cap": layer.cap,
             "digest": layer.digest,
         }
+        | ({} if layer.negative_slope is None else {"negative_slope": layer.negative_slope})
         for layer in network
     ]
     return {"format": FORMAT, "version": VERSION, "digest": network.digest, "layers": json.dumps(layers)}
@@ -208,6 +210,7 @@ class _Described:
     activation: str
     cap: float | None
     digest: str
+    negative_slope: float | None = None
 
     def __post_init__(self) -> None:
         sizes = (*self.shape, self.nnz + 1)
@@ -279,6 +282,7 @@ class _Tensors:
             data,
             bias=bias,
             activation=described.activation,
+            negative_slope=described.negative_slope,
             cap=described.cap,
             digest=None if verify else described.digest,
         )

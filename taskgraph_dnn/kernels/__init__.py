@@ -1,15 +1,16 @@
-"""Kernels: how one layer is computed. A kernel is two functions, and this is their registry.
+"""Kernels: how one layer is computed. A kernel is a storage format and the code that works on it; see `registry`.
 
-    packed = kernel.pack(layer)                    once a layer and process; any object
-    kernel.run(packed, inputs, outputs)            outputs[...] = activation(W^T inputs + bias), at most cap
+    packed = kernel.pack(layer, dtype)                    once a layer, type and process; any object
+    kernel.run(packed, inputs, outputs, alive)            outputs[...] = min(activation(W^T inputs + bias), cap)
 
-`inputs` is float32, tiles x inputs x lanes, and `outputs` tiles x outputs x lanes (see `activations`); `run` fills all
-of `outputs`, releases the GIL for most of its time, uses one thread, and adds up each output's edges in the order of
-their input neurons, so a sample's bits do not depend on its neighbours.
+`inputs` is tiles x inputs x lanes, `outputs` tiles x outputs x lanes (see `activations`), float32 or float64; `run`
+fills all of `outputs` and `alive`, releases the GIL for most of its time, uses one thread, and adds up each output's
+edges in an order of its own that never changes, so a sample's bits do not depend on its neighbours or its place. An
+edge that is not there contributes nothing, even where its input is infinite.
 
 Another package adds a kernel with an entry point in the group `taskgraph_dnn.kernels` that names a `Kernel`.
 """
 
-from taskgraph_dnn.kernels.registry import Kernel, kernel_names, kernel_problem, load_kernel, resolve_kernel
+from taskgraph_dnn.kernels.registry import Kernel, at_rate, automatic_kernels, kernel_names, kernel_problem, load_kernel
 
-__all__ = ["Kernel", "kernel_names", "kernel_problem", "load_kernel", "resolve_kernel"]
+__all__ = ["Kernel", "at_rate", "automatic_kernels", "kernel_names", "kernel_problem", "load_kernel"]

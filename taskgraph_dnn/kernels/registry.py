@@ -1,4 +1,4 @@
-"""The registry of kernels: names, what they need, and which one `auto` is."""
+"""The registry of kernels: names, what they need, and which of them `auto` chooses from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,35 +7,60 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from taskgraph_dnn.activations import Values
+import numpy as np
+import scipy.sparse
+
+from taskgraph_dnn.activations import Alive, Values
 from taskgraph_dnn.errors import KernelError, MissingDependencyError, TaskgraphError
 from taskgraph_dnn.network import Layer
 
 GROUP = "taskgraph_dnn.kernels"
 AUTO = "auto"
 
-#: This package's kernels, fastest first: the module that holds `KERNEL`, what it needs, the extra that installs that.
+#: This package's kernels: the module that holds `KERNEL`, what it needs, the extra that installs that.
 _OWN = {
-    "numba": ("taskgraph_dnn.kernels.numba_kernel", "numba", "numba"),
+    "tile": ("taskgraph_dnn.kernels.tile", "numba", "numba"),
+    "ell": ("taskgraph_dnn.kernels.ell", "numba", "numba"),
+    "csr": ("taskgraph_dnn.kernels.csr", "numba", "numba"),
+    "push": ("taskgraph_dnn.kernels.push", "numba", "numba"),
+    "dense": ("taskgraph_dnn.kernels.dense", "numpy", "all"),
     "scipy": ("taskgraph_dnn.kernels.scipy_kernel", "scipy", "all"),
+    "mkl": ("taskgraph_dnn.kernels.mkl_kernel", "sparse_dot_mkl", "mkl"),
+    "torch": ("taskgraph_dnn.kernels.torch_kernel", "torch", "torch"),
+    "graphblas": ("taskgraph_dnn.kernels.graphblas_kernel", "graphblas", "graphblas"),
 }
+
+#: What `auto` chooses from. The others are other people's libraries: for those who ask for them, and to compare with.
+_AUTO = ("tile", "ell", "csr", "push", "dense", "scipy")
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A way to compute a layer.
+    """A way to compute a layer: a storage format, and the code that works on it.
 
     Attributes:
         name: what users choose it by.
-        pack: turns a layer into whatever `run` reads.
-        run: `run(packed, inputs, outputs)` fills `outputs` (tiles x outputs x lanes, float32).
-        multiply_adds_per_second: what one thread does, roughly; plans size tasks by it.
+        pack: `pack(layer, dtype)` turns a layer into whatever `run` reads, for activations of that type.
+        unpack: turns that into the layer's weights again, inputs x outputs, CSC, exactly.
+        run: `run(packed, inputs, outputs, alive)` fills `outputs` (tiles x outputs x lanes) from `inputs` (tiles x
+            inputs x lanes), both of the type packed for, and `alive` (tiles x lanes): has the sample any nonzero
+            output.
+        seconds: `seconds(layer, lanes, density)` estimates one tile of `lanes` samples on one thread, in float32, when
+            that part of the inputs is not zero. Plans choose kernels and size tasks by it.
+        reads_rows: `run` takes CSR rows, samples x inputs, in place of tiles; only the network's input comes as such.
     """
 
     name: str
-    pack: Callable[[Layer], Any]
-    run: Callable[[Any, Values, Values], None]
-    multiply_adds_per_second: float
+    pack: Callable[[Layer, np.dtype[Any]], Any]
+    unpack: Callable[[Any], scipy.sparse.csc_array]
+    run: Callable[[Any, Any, Values, Alive], None]
+    seconds: Callable[[Layer, int, float], float]
+    reads_rows: bool = False
+
+
+def at_rate(multiply_adds_per_second: float) -> Callable[[Layer, int, float], float]:
+    """Return a kernel's `seconds` where every edge takes the same time."""
+    return lambda layer, lanes, density: layer.nnz * lanes / multiply_adds_per_second  # noqa: ARG005
 
 
 def kernel_names() -> tuple[str, ...]:
@@ -57,7 +82,7 @@ def load_kernel(name: str) -> Kernel:
             kernel = import_module(module).KERNEL
         except ModuleNotFoundError as error:
             raise MissingDependencyError.of(f"kernel {name!r}", package, extra) from error
-        except ImportError as error:  # it is installed, but does not take the numpy beside it, for example
+        except Exception as error:  # it is installed, but does not take the numpy beside it, for example
             raise KernelError(f"kernel {name!r} cannot be used: {error}") from error
     elif name in _entry_points():
         try:
@@ -80,17 +105,9 @@ def kernel_problem(name: str) -> str | None:
     return None
 
 
-def resolve_kernel(name: str) -> tuple[Kernel, str]:
-    """Return the kernel to use for `name`, which may be "auto", and the reason for the choice."""
-    if name != AUTO:
-        return load_kernel(name), "as asked"
-    reasons: list[str] = []
-    for candidate in _OWN:
-        problem = kernel_problem(candidate)
-        if problem is None:
-            return load_kernel(candidate), "; ".join(["fastest that can be used", *reasons])
-        reasons.append(problem)
-    raise KernelError(f"no kernel can be used: {'; '.join(reasons)}")
+def automatic_kernels() -> tuple[Kernel, ...]:
+    """Return the kernels that `auto` chooses from, those that can be used here."""
+    return tuple(load_kernel(name) for name in _AUTO if kernel_problem(name) is None)
 
 
 @cache

@@ -1,0 +1,72 @@
+"""What a layer costs, and which kernel is the cheapest for it: the one estimate that all planning shares."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from taskgraph_dnn.errors import KernelError
+from taskgraph_dnn.kernels import Kernel, automatic_kernels, load_kernel
+from taskgraph_dnn.kernels.registry import AUTO
+from taskgraph_dnn.network import Layer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a layer is expected to cost: seconds of one thread, and bytes of activations that it reads and writes."""
+
+    seconds: float
+    read_nbytes: int
+    written_nbytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of activations read and written."""
+        return self.read_nbytes + self.written_nbytes
+
+
+def cost(
+    layer: Layer, kernel: Kernel, samples: int, lanes: int, *, dtype: str = "float32", density: float = 1.0
+) -> Cost:
+    """Estimate one layer for `samples` samples, in tiles of `lanes`, on one thread.
+
+    Args:
+        layer: the layer.
+        kernel: what computes it.
+        samples: samples; the last tile is computed as a whole.
+        lanes: samples in a tile.
+        dtype: of the activations.
+        density: which part of the inputs is not zero.
+    """
+    tiles, itemsize = -(-samples // lanes), np.dtype(dtype).itemsize
+    return Cost(
+        seconds=tiles * kernel.seconds(layer, lanes, density) * itemsize / 4,
+        read_nbytes=tiles * lanes * layer.inputs * itemsize,
+        written_nbytes=tiles * lanes * layer.outputs * itemsize,
+    )
+
+
+def choose_kernel(name: str, layer: Layer, lanes: int, *, first: bool, density: float) -> tuple[Kernel, str]:
+    """Return the kernel for a layer, and the reason.
+
+    Args:
+        name: a kernel's name, or "auto" for the one that is expected to be the fastest.
+        layer: the layer.
+        lanes: samples in a tile.
+        first: whether the layer reads the network's input, which some kernels take as rows.
+        density: which part of the inputs is not zero.
+
+    Raises:
+        KernelError: the kernel is unknown, or none can be used.
+        MissingDependencyError: the kernel needs a package that is not installed.
+    """
+    if name != AUTO:
+        kernel = load_kernel(name)
+        if first or not kernel.reads_rows:
+            return kernel, "as asked"
+    able = [kernel for kernel in automatic_kernels() if first or not kernel.reads_rows]
+    if not able:
+        raise KernelError("no kernel can be used")
+    seconds = {kernel: kernel.seconds(layer, lanes, density) for kernel in able}
+    ranking = sorted(able, key=seconds.__getitem__)
+    reason = "us a tile: " + ", ".join(f"{kernel.name} {1e6 * seconds[kernel]:.2g}" for kernel in ranking)
+    return ranking[0], reason if name == AUTO else f"{name} reads the network's input only; {reason}"

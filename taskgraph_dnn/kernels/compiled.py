@@ -1,0 +1,385 @@
+"""The loops around the vector code of `emit`, compiled by numba for the types they meet, and kept on disk.
+
+All take `inputs` and `outputs` (tiles x neurons x lanes, 16 or 32 lanes), fill `alive`, and end a layer as `ends` says.
+"""
+
+import hashlib
+import math
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import from_dtype, types
+from numba.extending import register_jitable
+
+from taskgraph_dnn.kernels import emit, vectors
+from taskgraph_dnn.kernels.emit import SLICE, turn
+from taskgraph_dnn.kernels.jit import compile_for, readonly
+from taskgraph_dnn.kernels.vectors import BLOCK, NAN, VECTOR_NBYTES
+from taskgraph_dnn.network import Layer
+
+_row16, _row32 = emit.row_of(16), emit.row_of(32)
+_slice16, _slice32 = emit.slice_of(16), emit.slice_of(32)
+_block4, _block8, _block16 = emit.block_of(4), emit.block_of(8), emit.block_of(16)
+_exp, _sigmoid, _tanh = emit.pass_of("exp"), emit.pass_of("sigmoid"), emit.pass_of("tanh")
+
+#: numba keeps compiled code until the module that it was written in changes. This is to make it see the others, too:
+#: as a variable of the functions' closures it is a part of what numba looks the code up by.
+_EMITTED = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in (emit, vectors))).hexdigest()
+
+_compiling = threading.Lock()
+
+#: Outputs that `push` adds to at a time, where it does not go one by one.
+PUSHED = 16
+
+_SMOOTH = {"sigmoid": 1, "tanh": 2, "softmax": 3}
+
+
+class Ends(NamedTuple):
+    """What is done with a sum: the larger of it and `slope` x it, at least `low`, at most `cap`.
+
+    After that comes a smooth function, where there is one, and its result is at most `last`.
+    """
+
+    low: float
+    slope: float
+    cap: float
+    smooth: int
+    last: float
+
+    @classmethod
+    def of(cls, layer: Layer) -> "Ends":
+        """Return the layer's."""
+        cap = math.inf if layer.cap is None else layer.cap
+        relu = layer.activation == "relu" or layer.negative_slope == 0  # 0 x inf would be nan
+        smooth = _SMOOTH.get(layer.activation, 0)
+        slope = layer.negative_slope or 1.0
+        return cls(0.0 if relu else -math.inf, slope, math.inf if smooth else cap, smooth, cap)
+
+
+@register_jitable
+def _limits(ends, values):
+    """Return low, slope and cap in the type of the values."""
+    number = values.dtype.type
+    return number(ends.low), number(ends.slope), number(ends.cap)
+
+
+@register_jitable
+def _softmax(tile):
+    neurons, lanes = tile.shape
+    sums = np.zeros(lanes, np.float64)  # float32 loses digits over many outputs
+    largest = tile[0].copy()
+    for neuron in range(1, neurons):
+        for lane in range(lanes):
+            value = tile[neuron, lane]
+            if value > largest[lane] or value != value:
+                largest[lane] = value
+    for neuron in range(neurons):
+        for lane in range(lanes):
+            tile[neuron, lane] -= largest[lane]
+    _exp(tile, 0, neurons * lanes)
+    for neuron in range(neurons):
+        for lane in range(lanes):
+            sums[lane] += tile[neuron, lane]
+    for neuron in range(neurons):
+        for lane in range(lanes):
+            tile[neuron, lane] = tile[neuron, lane] / sums[lane]
+
+
+@register_jitable
+def _end(tile, flags, ends, alive):
+    """Put the smooth function on a tile of sums, where there is one, and see which samples are alive."""
+    neurons, lanes = tile.shape
+    last = tile.dtype.type(ends.last)
+    if ends.smooth:
+        if ends.smooth == 1:
+            _sigmoid(tile, 0, neurons * lanes)
+        elif ends.smooth == 2:
+            _tanh(tile, 0, neurons * lanes)
+        else:
+            _softmax(tile)
+        alive[:] = False
+        for neuron in range(neurons):
+            for lane in range(lanes):
+                if tile[neuron, lane] > last:
+                    tile[neuron, lane] = last
+                alive[lane] |= tile[neuron, lane] != 0
+    else:
+        for lane in range(lanes):
+            alive[lane] = (flags >> lane) & 1
+
+
+@register_jitable
+def _again(indices, weights, where, tile, bias, ends, out):
+    """Compute an output without the padding among its edges, whose weight is 0: 0 x infinity would be nan.
+
+    `where` says where its inputs and weights begin, how far apart they are, and how many there are.
+    """
+    limits = _limits(ends, tile)
+    index, index_stride, weight, weight_stride, edges = where
+    flags = 0
+    for lane in range(tile.shape[1]):
+        total = tile.dtype.type(bias)
+        for k in range(edges):
+            w = weights[weight + k * weight_stride]
+            if w != 0:
+                total += w * tile[indices[index + k * index_stride], lane]
+        out[lane] = _activated(total, limits)
+        if out[lane] != 0:
+            flags |= 1 << lane
+    return flags
+
+
+def _rows(emitted: str) -> Callable[..., None]:
+    def rows(indptr, indices, weights, biases, ends, inputs, outputs, alive):
+        """One output after the other (`csr`)."""
+        assert emitted
+        limits = _limits(ends, outputs)
+        tiles, width, lanes = inputs.shape
+        for t in range(tiles):
+            tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
+            for n in range(outputs.shape[1]):
+                edge, stop, at = indptr[n], indptr[n + 1], out + n * lanes
+                if lanes == 16:
+                    flags |= _row16(indices, weights, edge, stop, 0, inputs, tile, biases, n, limits, outputs, at)
+                else:
+                    flags |= _row32(indices, weights, edge, stop, 0, inputs, tile, biases, n, limits, outputs, at)
+            _end(outputs[t], flags, ends, alive[t])
+
+    return rows
+
+
+def _slices(emitted: str) -> Callable[..., None]:
+    def slices(words, numbers, weights, biases, ends, inputs, outputs, alive):
+        """`SLICE` outputs after `SLICE` outputs, all with equally many edges (`ell`)."""
+        assert emitted
+        limits = _limits(ends, outputs)
+        tiles, width, lanes = inputs.shape
+        count = -(-outputs.shape[1] // SLICE)
+        edges = words.size // (count * SLICE)
+        for t in range(tiles):
+            tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
+            for s in range(count):
+                n = slice_start(s, outputs.shape[1])
+                edge, stop, at = s * edges, (s + 1) * edges, out + n * lanes
+                if n < 0:
+                    found = 1 << NAN  # fewer outputs than a slice has
+                elif lanes == 16:
+                    found = _slice16(words, edge, stop, inputs, tile, biases, n, limits, outputs, at)
+                else:
+                    found = _slice32(words, edge, stop, inputs, tile, biases, n, limits, outputs, at)
+                if found >> NAN & 1:
+                    found = 0
+                    for r in range(max(0, -n), SLICE):
+                        first = 2 * (SLICE * edge + r)
+                        where = first, 2 * SLICE, first + 1, 2 * SLICE, edges
+                        found |= _again(numbers, weights, where, inputs[t], biases[n + r], ends, outputs[t, n + r])
+                flags |= found
+            _end(outputs[t], flags, ends, alive[t])
+
+    return slices
+
+
+@register_jitable
+def slice_start(number, outputs):
+    """Return the first output of a slice; the last slice overlaps the one before, and may begin below 0."""
+    return min(number * SLICE, outputs - SLICE)
+
+
+def _groups(emitted: str) -> Callable[..., None]:
+    def groups(pieces, order, indices, weights, biases, ends, inputs, outputs, alive):
+        """Outputs that share their inputs together (`tile`).
+
+        All in one function: numba counts references to arrays that are handed on, which takes as long as half a piece.
+        """
+        assert emitted
+        limits = _limits(ends, outputs)
+        tiles, width, lanes = inputs.shape
+        vector = VECTOR_NBYTES // outputs.itemsize
+        for t in range(tiles):
+            tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
+            for p in range(pieces.shape[0]):
+                size, n, edge, stop = pieces[p, 0], pieces[p, 1], pieces[p, 2], pieces[p, 3]
+                w, ahead, padded = pieces[p, 4], pieces[p, 5], pieces[p, 6]
+                found = 0
+                if size == 1:
+                    only = order[n]
+                    at, shift = out + only * lanes, w - edge
+                    if lanes == 16:
+                        found = _row16(
+                            indices, weights, edge, stop, shift, inputs, tile, biases, only, limits, outputs, at
+                        )
+                    else:
+                        found = _row32(
+                            indices, weights, edge, stop, shift, inputs, tile, biases, only, limits, outputs, at
+                        )
+                for lane in range(0 if size > 1 else lanes, lanes, vector):
+                    x, y = tile + lane, out + lane
+                    for part in range(0, size, BLOCK):
+                        i, k = n + part, w + part
+                        if size == 4:
+                            new = _block4(
+                                indices,
+                                edge,
+                                stop,
+                                ahead,
+                                weights,
+                                k,
+                                size,
+                                inputs,
+                                x,
+                                lanes,
+                                biases,
+                                order,
+                                i,
+                                limits,
+                                outputs,
+                                y,
+                            )
+                        elif size == 8 or BLOCK == 8:
+                            new = _block8(
+                                indices,
+                                edge,
+                                stop,
+                                ahead,
+                                weights,
+                                k,
+                                size,
+                                inputs,
+                                x,
+                                lanes,
+                                biases,
+                                order,
+                                i,
+                                limits,
+                                outputs,
+                                y,
+                            )
+                        else:
+                            new = _block16(
+                                indices,
+                                edge,
+                                stop,
+                                ahead,
+                                weights,
+                                k,
+                                size,
+                                inputs,
+                                x,
+                                lanes,
+                                biases,
+                                order,
+                                i,
+                                limits,
+                                outputs,
+                                y,
+                            )
+                        found |= (new & ~(1 << NAN)) << lane | new & 1 << NAN
+                if padded and found >> NAN & 1:
+                    found = 0
+                    for r in range(size):
+                        where = edge, 1, w + r, size, stop - edge
+                        only = order[n + r]
+                        found |= _again(indices, weights, where, inputs[t], biases[only], ends, outputs[t, only])
+                flags |= found
+            _end(outputs[t], flags, ends, alive[t])
+
+    return groups
+
+
+def _pushes(emitted: str) -> Callable[..., None]:
+    def pushes(indptr, places, weights, order, biases, ends, rows_indptr, rows_indices, rows_values, outputs, alive):
+        """Every nonzero input through its edges (`push`)."""
+        assert emitted
+        limits = _limits(ends, outputs)
+        tiles, _, lanes = outputs.shape
+        vector = VECTOR_NBYTES // outputs.itemsize
+        sums = np.empty((vector, biases.size), outputs.dtype)
+        for t in range(tiles):
+            flags = 0
+            for lane in range(0, lanes, vector):
+                for v in range(vector):
+                    sums[v] = biases
+                    sample = t * lanes + lane + v
+                    if sample < rows_indptr.size - 1:
+                        here = slice(rows_indptr[sample], rows_indptr[sample + 1])
+                        _push(indptr, places, weights, rows_indices[here], rows_values[here], sums[v])
+                flags |= _turned(sums, order, limits, outputs, t, lane) << lane
+            _end(outputs[t], flags, ends, alive[t])
+
+    return pushes
+
+
+@register_jitable
+def _push(indptr, places, weights, inputs, values, sums):
+    """Add each input times its weights to the sums, edge by edge or `PUSHED` of them in a row, as they are packed."""
+    for nonzero in range(inputs.size):
+        first, stop, x = indptr[inputs[nonzero]], indptr[inputs[nonzero] + 1], sums.dtype.type(values[nonzero])
+        if weights.size == places.size:
+            for k in range(first, stop):
+                sums[places[k]] += x * weights[k]
+        elif np.isfinite(x):
+            for k in range(first, stop):
+                row, w = sums[places[k] : places[k] + PUSHED], weights[k * PUSHED : (k + 1) * PUSHED]
+                for r in range(PUSHED):
+                    row[r] += x * w[r]
+        else:
+            for k in range(first, stop):
+                for r in range(PUSHED):
+                    if weights[k * PUSHED + r] != 0:
+                        sums[places[k] + r] += x * weights[k * PUSHED + r]
+
+
+@register_jitable
+def _turned(sums, order, limits, outputs, t, lane):
+    """End the samples of one vector of lanes, and return the flags."""
+    vector, stride = sums.shape
+    _, width, lanes = outputs.shape
+    flags, out = 0, t * width * lanes + lane
+    for n in range(0, width, vector):
+        n = min(n, width - vector)
+        if n >= 0:
+            flags |= turn(sums, n, stride, order, n, lanes, limits, outputs, out)
+        else:
+            for v in range(vector):
+                for place in range(width):
+                    total = _activated(sums[v, place], limits)
+                    outputs[t, order[place], lane + v] = total
+                    flags |= (1 if total != 0 else 0) << v
+    return flags
+
+
+@register_jitable
+def _activated(total, limits):
+    low, slope, cap = limits
+    total = slope * total if slope * total > total else total
+    total = low if low > total else total
+    return cap if cap < total else total
+
+
+def function(name: str, value: np.dtype[Any], index: np.dtype[Any]) -> Callable[..., None]:
+    """Return a function of this module, compiled for the types of the activations and of the input numbers."""
+    with _compiling:  # a cache alone would let every thread compile it
+        return _function(name, np.dtype(value), np.dtype(index))
+
+
+@cache
+def _function(name: str, value: np.dtype[Any], index: np.dtype[Any]) -> Callable[..., None]:
+    number, element = from_dtype(index), from_dtype(value)
+    int64s, floats, tiles = readonly(types.int64), readonly(types.float32), readonly(element, 3)
+    python, layer, inputs = {
+        "rows": (_rows, (int64s, readonly(number), floats), (tiles,)),
+        "slices": (_slices, (readonly(types.uint64), readonly(number), floats), (tiles,)),
+        "groups": (_groups, (readonly(types.int64, 2), readonly(types.int32), readonly(number), floats), (tiles,)),
+        "pushes": (
+            _pushes,
+            (int64s, readonly(types.int32), floats, readonly(types.int32)),
+            (readonly(number), readonly(number), floats),
+        ),
+    }[name]
+    ends = types.NamedTuple([types.float64, types.float64, types.float64, types.int64, types.float64], Ends)
+    outputs, alive = types.Array(element, 3, "C", aligned=False), types.Array(types.boolean, 2, "C")
+    return compile_for(python(_EMITTED), *layer, floats, ends, *inputs, outputs, alive)

@@ -1,0 +1,199 @@
+"""The kernels' inner loops, emitted as vector code.
+
+Compiled from Python loops, the sums of an inner loop stand in memory; here they stand in registers. Three pieces of
+code compute sums:
+
+    row     one output, all lanes of a tile           each input vector is loaded for one multiply-add
+    slice   `SLICE` outputs with equally many edges   likewise, but their edges are decoded more cheaply
+    block   up to 16 outputs that share their inputs  each input vector is loaded once for all of them
+
+All begin with the bias, add the edges in order, each with one fused multiply-add where the machine has it, activate,
+cap, store, and return flags: bit `lane` is set where an output is not zero, bit `NAN` where one is nan (or where inf
+and -inf meet). Activations that need exp are put on a tile afterwards, by `pass_of`.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from taskgraph_dnn.kernels.vectors import INT32, UNALIGNED, Value, VectorCode
+
+#: Outputs of a slice.
+SLICE = 4
+
+
+def row_of(lanes: int) -> Any:
+    """Return the code of one output for tiles of `lanes` samples."""
+
+    @intrinsic
+    def row(typing, indices, weights, edge, stop, shift, inputs, tile, biases, number, limits, outputs, output):
+        """Compute `indices[edge:stop]` of output `number`; their weights stand `shift` further in `weights`.
+
+        The tile, and the output's row, begin at the elements `tile` and `output` of `inputs` and `outputs`.
+        """
+
+        def codegen(context, builder, signature, arguments):
+            _, _, edge, stop, shift, _, tile, _, number, limits_, _, output = arguments
+            code = VectorCode(context, builder, limits.dtype, lanes)
+            indices, weights, inputs, biases, outputs = code.arrays(signature, arguments, 0, 1, 5, 7, 10)
+            inputs, weights = builder.gep(inputs, [tile]), builder.gep(weights, [shift])
+
+            def add(k: Value, sums: list[Value]) -> list[Value]:
+                xs = code.vectors(inputs, builder.mul(code.number(indices, k), code.int64(lanes)))
+                return code.multiply_add(code.weight(code.scalar(weights, k)), xs, sums)
+
+            bias = code.weight(code.scalar(biases, number))
+            sums = code.fold(edge, stop, [bias] * code.count, add)
+            return code.store([(output, sums)], outputs, limits_, padded=False)
+
+        i = types.int64
+        return i(indices, weights, i, i, i, inputs, i, biases, i, limits, outputs, i), codegen
+
+    return row
+
+
+def slice_of(lanes: int) -> Any:
+    """Return the code of `SLICE` outputs with equally many edges, for tiles of `lanes` samples."""
+
+    @intrinsic
+    def rows(typing, words, edge, stop, inputs, tile, biases, number, limits, outputs, output):
+        """Compute words `SLICE` x `edge` to `stop` of output `number` and those that follow it.
+
+        A word is an edge: the number of the input in the lower half, the weight in the upper.
+        """
+
+        def codegen(context, builder, signature, arguments):
+            _, edge, stop, _, tile, _, number, limits_, _, output = arguments
+            code = VectorCode(context, builder, limits.dtype, lanes)
+            words, inputs, biases, outputs = code.arrays(signature, arguments, 0, 3, 5, 8)
+            inputs = builder.gep(inputs, [tile])
+
+            def add(k: Value, sums: list[Value]) -> list[Value]:
+                added = []
+                for r in range(SLICE):
+                    word = code.scalar(words, builder.add(builder.mul(k, code.int64(SLICE)), code.int64(r)))
+                    at = builder.mul(builder.and_(word, code.int64(2**32 - 1)), code.int64(lanes))
+                    bits = builder.trunc(builder.lshr(word, code.int64(32)), INT32)
+                    weight = code.weight(builder.bitcast(bits, ir.FloatType()))
+                    part = sums[r * code.count : (r + 1) * code.count]
+                    added += code.multiply_add(weight, code.vectors(inputs, at), part)
+                return added
+
+            numbers = [builder.add(number, code.int64(r)) for r in range(SLICE)]
+            initial = [code.weight(code.scalar(biases, n)) for n in numbers for _ in range(code.count)]
+            sums = code.fold(edge, stop, initial, add)
+            rows = [builder.add(output, code.int64(r * lanes)) for r in range(SLICE)]
+            parts = [sums[r * code.count : (r + 1) * code.count] for r in range(SLICE)]
+            return code.store(list(zip(rows, parts, strict=True)), outputs, limits_)
+
+        i = types.int64
+        return i(words, i, i, inputs, i, biases, i, limits, outputs, i), codegen
+
+    return rows
+
+
+def block_of(size: int) -> Any:
+    """Return the code of `size` outputs that share their inputs, for one vector of lanes."""
+
+    @intrinsic
+    def block(
+        typing,
+        indices,
+        edge,
+        stop,
+        ahead,
+        weights,
+        weight,
+        stride,
+        inputs,
+        tile,
+        lanes,
+        biases,
+        order,
+        first,
+        limits,
+        outputs,
+        out,
+    ):
+        """Compute `indices[edge:stop]` for the outputs `order[first]` and those that follow it.
+
+        The weights of the first input begin at `weight`, those of the next `stride` further. While it computes, it
+        fetches the inputs that stand `ahead` further in `indices`. The lanes begin at the elements `tile` and `out`.
+        """
+
+        def codegen(context, builder, signature, arguments):
+            _, edge, stop, ahead, _, weight, stride, _, tile, lanes, _, _, first, limits_, _, out = arguments
+            code = VectorCode(context, builder, limits.dtype)
+            indices, weights, inputs, biases, order, outputs = code.arrays(signature, arguments, 0, 4, 7, 10, 11, 14)
+            inputs, outputs = builder.gep(inputs, [tile]), builder.gep(outputs, [out])
+
+            def add(k: Value, sums: list[Value]) -> list[Value]:
+                code.prefetch(inputs, builder.mul(code.number(indices, builder.add(k, ahead)), lanes))
+                xs = code.vectors(inputs, builder.mul(code.number(indices, k), lanes))
+                row = builder.gep(weights, [builder.add(weight, builder.mul(builder.sub(k, edge), stride))])
+                each = [code.weight(code.scalar(row, code.int64(r))) for r in range(size)]
+                return [code.multiply_add(w, xs, [total])[0] for w, total in zip(each, sums, strict=True)]
+
+            numbers = [code.number(order, builder.add(first, code.int64(r))) for r in range(size)]
+            sums = code.fold(edge, stop, [code.weight(code.scalar(biases, n)) for n in numbers], add)
+            rows = [(builder.mul(n, lanes), [total]) for n, total in zip(numbers, sums, strict=True)]
+            return code.store(rows, outputs, limits_)
+
+        i = types.int64
+        arrays = indices, i, i, i, weights, i, i, inputs, i, i, biases, order, i
+        return i(*arrays, limits, outputs, i), codegen
+
+    return block
+
+
+@intrinsic
+def turn(typing, sums, first, stride, order, number, lanes, limits, outputs, out):
+    """End as many samples as a vector has lanes, for as many outputs: sums lie by sample, outputs by neuron.
+
+    The sums of the first sample begin at the element `first`, those of the next one `stride` further. They belong to
+    the outputs `order[number]` and those that follow it. The lanes begin at the element `out` of `outputs`.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        _, first, stride, _, number, lanes, limits_, _, out = arguments
+        code = VectorCode(context, builder, limits.dtype)
+        sums, order, outputs = code.arrays(signature, arguments, 0, 3, 7)
+        outputs = builder.gep(outputs, [out])
+        rows = []
+        for sample in range(code.width):
+            at = builder.add(first, builder.mul(stride, code.int64(sample)))
+            rows += code.vectors(sums, at)
+        numbers = [code.number(order, builder.add(number, code.int64(r))) for r in range(code.width)]
+        columns = zip(numbers, code.transposed(rows), strict=True)
+        return code.store([(builder.mul(n, lanes), [column]) for n, column in columns], outputs, limits_, padded=False)
+
+    i = types.int64
+    return i(sums, i, i, order, i, i, limits, outputs, i), codegen
+
+
+def pass_of(function: str) -> Any:
+    """Return the code that replaces elements by a function of them: "exp", "sigmoid" or "tanh"."""
+
+    @intrinsic
+    def replace(typing, values, start, count):
+        """Replace `count` elements, a multiple of 16, of `values` from `start` on."""
+
+        def codegen(context, builder, signature, arguments):
+            code = VectorCode(context, builder, values.dtype)
+            (pointer,) = code.arrays(signature, arguments, 0)
+            pointer = builder.gep(pointer, [arguments[1]])
+
+            def apply(k: Value, _: list[Value]) -> list[Value]:
+                at = code.address(pointer, builder.mul(k, code.int64(code.width)))
+                x = builder.load(at, align=UNALIGNED)
+                builder.store(getattr(code, function)(x), at, align=UNALIGNED)
+                return []
+
+            code.fold(code.int64(0), builder.sdiv(arguments[2], code.int64(code.width)), [], apply)
+            return context.get_dummy_value()
+
+        return types.void(values, types.int64, types.int64), codegen
+
+    return replace

@@ -1,0 +1,115 @@
+"""Tile: outputs that read the same inputs, or nearly so, are computed together, up to 16 at a time.
+
+RadiX-Net layers are of this kind, and layers that were pruned in tiles (Guo et al., SC 2020). Each input vector is
+loaded once for a whole group, and the group's product is as dense as that of two matrices; outputs without company are
+computed as in CSR.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from taskgraph_dnn.activations import Alive, Values
+from taskgraph_dnn.kernels import compiled
+from taskgraph_dnn.kernels.csr import gather_seconds, short_indices
+from taskgraph_dnn.kernels.groups import PIECES, Groups, groups_of, pieces
+from taskgraph_dnn.kernels.registry import Kernel
+from taskgraph_dnn.network import Layer, index_dtype
+
+#: Multiply-adds a second of the code for 16 outputs (measured).
+_RATE = 5.0e10
+
+
+@dataclass(frozen=True, eq=False)
+class _Packed:
+    #: A row for each piece of a group: outputs, first place in `order`, first input in `indices` and the end of them,
+    #: first weight, how far ahead the inputs to prefetch are, and whether any weight is padding.
+    pieces: NDArray[np.int64]
+    order: NDArray[np.int32]  # the outputs, piece by piece
+    indices: NDArray[Any]  # uint16 or int32: the inputs of each group, ascending
+    weights: NDArray[np.float32]  # of each piece, inputs x outputs; padding is 0
+    biases: NDArray[np.float32]
+    inputs: int
+    ends: compiled.Ends
+    run: Callable[..., None]
+
+
+def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
+    groups = groups_of(layer)
+    table = _pieces(groups)
+    weights = np.zeros(table[:, 0] @ (table[:, 3] - table[:, 2]), np.float32)
+    weights[_places(layer, groups, table)] = layer.weights.data
+    edges = np.add.reduceat(np.diff(layer.weights.indptr)[groups.order], table[:, 1], dtype=np.int64)
+    table[:, 6] = edges < table[:, 0] * (table[:, 3] - table[:, 2])
+    indices = short_indices(groups.indices, layer.inputs)
+    order = groups.order.astype(np.int32)
+    run = compiled.function("groups", dtype, indices.dtype)
+    return _Packed(table, order, indices, weights, layer.bias, layer.inputs, compiled.Ends.of(layer), run)
+
+
+def _pieces(groups: Groups) -> NDArray[np.int64]:
+    """Return the table of pieces, all but its last column."""
+    by_size = [np.array(pieces(n), np.int64) for n in range(len(PIECES) and 17)]
+    sizes = np.diff(groups.starts)
+    outputs = np.concatenate([by_size[n] for n in sizes])
+    group = np.repeat(np.arange(len(sizes)), [len(by_size[n]) for n in sizes])
+    table = np.zeros((len(outputs), 7), np.int64)
+    table[:, 0] = outputs
+    table[1:, 1] = np.cumsum(outputs)[:-1]
+    table[:, 2], table[:, 3] = groups.indptr[group], groups.indptr[group + 1]
+    inputs = table[:, 3] - table[:, 2]
+    table[1:, 4] = np.cumsum(outputs * inputs)[:-1]
+    # The next piece's inputs, as many as this piece has, and none beyond the end.
+    table[:-1, 5] = np.minimum(table[1:, 2], len(groups.indices) - inputs[:-1]) - table[:-1, 2]
+    return table
+
+
+def _places(layer: Layer, groups: Groups, table: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where each of the layer's edges stands among the packed weights."""
+    w = layer.weights
+    piece = np.empty(layer.outputs, np.int64)
+    rank = np.empty(layer.outputs, np.int64)  # of an output in its piece
+    piece[groups.order] = np.repeat(np.arange(len(table)), table[:, 0])
+    rank[groups.order] = np.arange(layer.outputs) - np.repeat(table[:, 1], table[:, 0])
+    group = np.searchsorted(groups.indptr, table[:, 2], side="right") - 1
+    edge_piece = np.repeat(piece, np.diff(w.indptr))
+    keys = np.repeat(np.arange(len(groups.indptr) - 1), np.diff(groups.indptr)) * layer.inputs + groups.indices
+    place = np.searchsorted(keys, group[edge_piece] * layer.inputs + w.indices) - table[edge_piece, 2]
+    return np.asarray(table[edge_piece, 4] + place * table[edge_piece, 0] + np.repeat(rank, np.diff(w.indptr)))
+
+
+def _unpack(packed: _Packed) -> scipy.sparse.csc_array:
+    rows, columns, values = [], [], []
+    for size, first, edge, stop, weight, _, _ in packed.pieces:
+        block = packed.weights[weight : weight + size * (stop - edge)].reshape(stop - edge, size)
+        there = np.nonzero(block)
+        rows.append(packed.indices[edge:stop][there[0]])
+        columns.append(packed.order[first : first + size][there[1]])
+        values.append(block[there])
+    shape = packed.inputs, len(packed.biases)
+    dtype = index_dtype(shape, sum(map(len, values)))
+    coordinates = tuple(np.concatenate(part).astype(dtype) for part in (rows, columns))
+    return scipy.sparse.coo_array((np.concatenate(values), coordinates), shape=shape).tocsc()
+
+
+def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None:
+    layer = packed.pieces, packed.order, packed.indices, packed.weights, packed.biases, packed.ends
+    packed.run(*layer, inputs, outputs, alive)
+
+
+def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
+    groups = groups_of(layer)
+    sizes = np.diff(groups.starts)
+    inputs = np.diff(groups.indptr)
+    single = np.array([pieces(n).count(1) for n in range(17)])
+    together = np.array([sum(PIECES[size] for size in pieces(n) if size > 1) for n in range(17)])
+    return float(
+        together[sizes] @ inputs * lanes / _RATE + single[sizes] @ inputs * 1.03 * gather_seconds(layer, lanes)
+    )
+
+
+KERNEL = Kernel("tile", _pack, _unpack, _run, _seconds)
