@@ -11,7 +11,7 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 @dataclass(frozen=True)
 class Caches:
-    """Bytes of a core's own cache, and of the largest cache, which cores share."""
+    """Bytes of a core's own cache, the second, and of the last one, which cores share."""
 
     own_nbytes: int
     shared_nbytes: int

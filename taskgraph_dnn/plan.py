@@ -22,6 +22,10 @@ from taskgraph_dnn.network import Network
 #: layer reads and writes stays in the caches.
 _LANES = (32, 16)
 
+#: With so many tiles at once the weights, which are read once for all of them, cost next to nothing; more would only
+#: need more room.
+_MOST_TILES = 8
+
 #: Each worker thread gets at least this many partitions, so that one slow partition does not leave the others idle.
 _PARTITIONS_PER_THREAD = 2
 
@@ -174,15 +178,14 @@ def _widest(network: Network, settings: Settings) -> int:
 
 
 def _lanes(network: Network, threads: int, settings: Settings) -> int:
-    share = caches().shared_nbytes // (2 * threads)  # the weights go through the other half
+    share = caches().shared_nbytes // threads
     return next((lanes for lanes in _LANES if lanes * _widest(network, settings) <= share), _LANES[-1])
 
 
 def _tiles_at_once(network: Network, lanes: int, threads: int, settings: Settings) -> int:
-    """So many that the activations of a layer stay in a core's cache, where the next layer finds them."""
-    tile = lanes * _widest(network, settings)
-    own, share = caches().own_nbytes, caches().shared_nbytes // (2 * threads)
-    return max(1, (own if tile <= own else share) // tile)
+    """So many that the activations of a layer stay in the caches, where the next layer finds them."""
+    share = caches().shared_nbytes // (2 * threads)  # the weights go through the other half
+    return max(1, min(_MOST_TILES, share // (lanes * _widest(network, settings))))
 
 
 def _cut(samples: int, lanes: int, network: Network, settings: Settings, threads: int) -> tuple[tuple[int, int], ...]:

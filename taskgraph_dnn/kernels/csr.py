@@ -53,18 +53,30 @@ def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None
 
 
 def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
-    return gather_seconds(layer, lanes) * layer.nnz
+    return layer.nnz * edge_seconds(layer, lanes)
 
 
-def gather_seconds(layer: Layer, lanes: int) -> float:
-    """Return what an edge takes, for all lanes of a tile, where each needs a vector from somewhere in the tile."""
-    nbytes = 4 * lanes * layer.inputs
-    rate = np.interp(np.log2(nbytes), _TILE_LOG2_NBYTES, _MULTIPLY_ADDS_PER_SECOND)
-    return float(lanes / rate)
+def edge_seconds(layer: Layer, lanes: int, nbytes: int = 6, near: float = 0.0) -> float:
+    """Return what an edge takes, for all lanes of a tile, where each reads a vector from somewhere in the tile.
+
+    Args:
+        layer: the layer.
+        lanes: samples in a tile.
+        nbytes: of an edge in memory.
+        near: which part of the vectors is still in the first cache, because another output has just read it.
+    """
+    tile = np.interp(np.log2(4 * lanes * layer.inputs), _TILE_LOG2_NBYTES, _RATES)
+    missed = max(0.0, 1 - _CACHED_NBYTES / max(1, nbytes * layer.nnz))
+    return float(lanes * max(1 / _NEAREST_RATE, (1 - near) / tile) + nbytes * missed / _STREAM_RATE)
 
 
-#: Measured: with the tile in the first, second and third cache, and beyond (see docs/kernels.md).
+#: Measured, in multiply-adds a second, by the size of the tile of inputs: in the first cache, in the second, in the
+#: third, and beyond (docs/kernels.md).
 _TILE_LOG2_NBYTES = [15, 17, 19, 21, 22, 24]
-_MULTIPLY_ADDS_PER_SECOND = [3.7e10, 3.2e10, 2.7e10, 2.1e10, 1.4e10, 1.0e10]
+_RATES = [3.7e10, 3.1e10, 2.7e10, 2.0e10, 1.6e10, 1.2e10]
+#: With nothing to wait for but the load ports.
+_NEAREST_RATE = 4.4e10
+#: Bytes a second of edges that no cache holds, and how many bytes of them one does.
+_STREAM_RATE, _CACHED_NBYTES = 6e9, 2**24
 
 KERNEL = Kernel("csr", _pack, _unpack, _run, _seconds)

@@ -12,29 +12,26 @@ from numba import types
 from numba.extending import register_jitable
 from numpy.typing import NDArray
 
+from taskgraph_dnn.kernels.csr import edge_seconds
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.network import Layer
 
 #: The most outputs in a group: as many sums as registers can hold.
 LARGEST = 16
 
-#: What an input costs a group of so many outputs, in multiply-adds of one vector (measured). There is code for these
-#: numbers of outputs; others are made of them.
-PIECES = {16: 16.3, 8: 8.6, 4: 5.2, 1: 1.75}
+#: What an input costs so many outputs together, in multiply-adds of one vector, at `BLOCK_RATE` of them a second and
+#: lane (measured). There is code for these numbers of outputs; others are made of them and of single ones.
+PIECES = {16: 16.3, 8: 8.6, 4: 5.2}
+BLOCK_RATE = 5.3e10
 
 
 def pieces(outputs: int) -> list[int]:
-    """Return the numbers of outputs, of those in `PIECES`, in which a group is computed."""
+    """Return the numbers of outputs, those in `PIECES` and 1, in which a group is computed."""
     sizes = []
-    for size in PIECES:
+    for size in (*PIECES, 1):
         sizes += [size] * (outputs // size)
         outputs %= size
     return sizes
-
-
-_COST = np.array([sum(PIECES[size] for size in pieces(n)) for n in range(LARGEST + 1)])
-#: A group grows output by output, through numbers that do not pay by themselves.
-_GROWING = np.interp(np.arange(LARGEST + 1), [0, 1, 4, 8, 16], [0, PIECES[1], PIECES[4], PIECES[8], PIECES[16]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +68,16 @@ def _find(layer: Layer) -> Groups:
     starts, indptr = np.zeros((2, layer.outputs + 1), np.int64)
     indices = np.empty(layer.nnz, np.int64)
     numbers = types.Array(types.int64, 1, "C")
-    join = compile_for(_join, *lists, numbers, types.int64, numbers, numbers, numbers, returns=types.int64)
-    count = join(w.indptr, w.indices, order, layer.inputs, starts, indptr, indices)
+    arguments = *lists, numbers, types.int64, readonly(types.float64), numbers, numbers, numbers
+    join = compile_for(_join, *arguments, returns=types.int64)
+    count = join(w.indptr, w.indices, order, layer.inputs, _costs(layer), starts, indptr, indices)
     return _in_order_of_outputs(Groups(order, starts[: count + 1], indptr[: count + 1], indices[: indptr[count]]))
+
+
+def _costs(layer: Layer) -> NDArray[np.float64]:
+    """Return what an input costs a group, by its outputs, 0 to `LARGEST`."""
+    single = BLOCK_RATE * edge_seconds(layer, 32) / 32
+    return np.array([sum(PIECES.get(size, single) for size in pieces(n)) for n in range(LARGEST + 1)])
 
 
 def _in_order_of_outputs(groups: Groups) -> Groups:
@@ -108,8 +112,13 @@ def _hash(indptr, indices, hashes, least):
         hashes[output], least[output] = total, smallest
 
 
-def _join(indptr, indices, order, inputs, starts, group_indptr, group_indices):
-    """Cut `order` into groups, write where they begin and their inputs, and return how many there are."""
+def _join(indptr, indices, order, inputs, costs, starts, group_indptr, group_indices):
+    """Cut `order` into groups, write where they begin and their inputs, and return how many there are.
+
+    A group grows, output by output, for as long as it would pay if it became as large as it can; when it is closed, it
+    is kept if it pays as it is.
+    """
+    more = (costs[LARGEST] - costs[1]) / (LARGEST - 1)  # what an output adds to a large group
     seen_in = np.full(inputs, -1)  # the group that saw an input last, by its first place in `order`
     groups, first, known, apart = 0, 0, 0, 0
     for place in range(order.size + 1):
@@ -121,8 +130,9 @@ def _join(indptr, indices, order, inputs, starts, group_indptr, group_indices):
                 new += seen_in[i] != first
         size = place - first
         full = size == LARGEST or place == order.size
-        if full or _GROWING[size + 1] * (known + new) > _GROWING[size] * known + _GROWING[1] * length:
-            step = size if _COST[size] * known < _COST[1] * apart else 1
+        larger = (costs[1] + more * size) * (known + new)
+        if full or larger > (costs[1] + more * (size - 1)) * known + costs[1] * length:
+            step = size if costs[size] * known < costs[1] * apart else 1
             for begin in range(first, place, max(step, 1)):
                 starts[groups] = begin
                 end = _union(indptr, indices, order[begin : begin + step], group_indices, group_indptr[groups])

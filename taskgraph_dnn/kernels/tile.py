@@ -15,13 +15,10 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Alive, Values
 from taskgraph_dnn.kernels import compiled
-from taskgraph_dnn.kernels.csr import gather_seconds, short_indices
-from taskgraph_dnn.kernels.groups import PIECES, Groups, groups_of, pieces
+from taskgraph_dnn.kernels.csr import edge_seconds, short_indices
+from taskgraph_dnn.kernels.groups import BLOCK_RATE, LARGEST, PIECES, Groups, groups_of, pieces
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.network import Layer, index_dtype
-
-#: Multiply-adds a second of the code for 16 outputs (measured).
-_RATE = 5.0e10
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +50,7 @@ def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
 
 def _pieces(groups: Groups) -> NDArray[np.int64]:
     """Return the table of pieces, all but its last column."""
-    by_size = [np.array(pieces(n), np.int64) for n in range(len(PIECES) and 17)]
+    by_size = [np.array(pieces(n), np.int64) for n in range(LARGEST + 1)]
     sizes = np.diff(groups.starts)
     outputs = np.concatenate([by_size[n] for n in sizes])
     group = np.repeat(np.arange(len(sizes)), [len(by_size[n]) for n in sizes])
@@ -103,13 +100,11 @@ def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None
 
 def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
     groups = groups_of(layer)
-    sizes = np.diff(groups.starts)
-    inputs = np.diff(groups.indptr)
-    single = np.array([pieces(n).count(1) for n in range(17)])
-    together = np.array([sum(PIECES[size] for size in pieces(n) if size > 1) for n in range(17)])
-    return float(
-        together[sizes] @ inputs * lanes / _RATE + single[sizes] @ inputs * 1.03 * gather_seconds(layer, lanes)
-    )
+    sizes, inputs = np.diff(groups.starts), np.diff(groups.indptr)
+    single = np.array([pieces(n).count(1) for n in range(LARGEST + 1)])
+    together = np.array([sum(PIECES[size] for size in pieces(n) if size > 1) for n in range(LARGEST + 1)])
+    alone = 1.03 * edge_seconds(layer, lanes)
+    return float(together[sizes] @ inputs * lanes / BLOCK_RATE + single[sizes] @ inputs * alone)
 
 
 KERNEL = Kernel("tile", _pack, _unpack, _run, _seconds)
