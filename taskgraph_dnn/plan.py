@@ -15,11 +15,12 @@ import numpy as np
 from taskgraph_dnn.config import Settings
 from taskgraph_dnn.costs import Cost, choose_kernel, cost
 from taskgraph_dnn.errors import PlanError
+from taskgraph_dnn.kernels import Kernel
 from taskgraph_dnn.machine import caches
 from taskgraph_dnn.network import Network
 
-#: Lanes of a tile. Every weight is decoded once for all of them, so the wider tile is the faster one, as long as what a
-#: layer reads and writes stays in the caches.
+#: Lanes of a tile, of which a plan takes those that are expected to be the faster: every edge is decoded once for all
+#: lanes, but a wider tile needs more of the caches.
 _LANES = (32, 16)
 
 #: With so many tiles at once the weights, which are read once for all of them, cost next to nothing; more would only
@@ -128,11 +129,9 @@ def make_plan(
     """
     if settings.strategy not in STRATEGIES:
         raise PlanError(f"unknown strategy {settings.strategy!r}, expected one of {', '.join(STRATEGIES)}")
-    lanes = _lanes(network, threads, settings)
-    chosen = [
-        choose_kernel(settings.kernel, layer, lanes, first=not number, density=1.0 if number else density)
-        for number, layer in enumerate(network)
-    ]
+    choices = {lanes: _choices(network, settings, lanes, density) for lanes in _LANES}
+    lanes = min(_LANES, key=lambda lanes: _sample_seconds(network, choices[lanes], lanes, density))
+    chosen = choices[lanes]
     if partitions is None:
         partitions = _cut(samples, lanes, network, settings, threads)
     largest = max((stop - first for first, stop in partitions), default=0)
@@ -177,9 +176,20 @@ def _widest(network: Network, settings: Settings) -> int:
     return np.dtype(settings.dtype).itemsize * max(layer.inputs + layer.outputs for layer in network)
 
 
-def _lanes(network: Network, threads: int, settings: Settings) -> int:
-    share = caches().shared_nbytes // threads
-    return next((lanes for lanes in _LANES if lanes * _widest(network, settings) <= share), _LANES[-1])
+def _choices(network: Network, settings: Settings, lanes: int, density: float) -> list[tuple[Kernel, str]]:
+    return [
+        choose_kernel(settings.kernel, layer, lanes, first=not number, density=1.0 if number else density)
+        for number, layer in enumerate(network)
+    ]
+
+
+def _sample_seconds(network: Network, choices: list[tuple[Kernel, str]], lanes: int, density: float) -> float:
+    """Return what a sample is expected to take, when it is one of `lanes` in a tile."""
+    costs = (
+        cost(layer, kernel, lanes, lanes, density=1.0 if number else density)
+        for number, (layer, (kernel, _)) in enumerate(zip(network, choices, strict=True))
+    )
+    return sum(one.seconds for one in costs) / lanes
 
 
 def _tiles_at_once(network: Network, lanes: int, threads: int, settings: Settings) -> int:

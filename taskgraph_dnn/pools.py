@@ -4,7 +4,7 @@ Kernels that work with OpenMP see to it themselves: its limit is one of each thr
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 from threadpoolctl import ThreadpoolController
@@ -24,7 +24,7 @@ def one_thread_each() -> Iterator[None]:
     global _inside
     with _lock:
         if not _inside:
-            _limits.enter_context(ThreadpoolController().limit(limits=1, user_api="blas"))
+            _in_a_thread(lambda: _limits.enter_context(ThreadpoolController().limit(limits=1, user_api="blas")))
         _inside += 1
     try:
         yield
@@ -32,4 +32,11 @@ def one_thread_each() -> Iterator[None]:
         with _lock:
             _inside -= 1
             if not _inside:
-                _limits.close()
+                _in_a_thread(_limits.close)
+
+
+def _in_a_thread(function: Callable[[], object]) -> None:
+    """Call it in a thread that ends: threadpoolctl lets a thread's limits alone for as long as that thread lives."""
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()

@@ -142,13 +142,13 @@ def test_unknown_names_are_refused_with_the_valid_ones(network):
 
 
 def test_tiles_are_made_for_the_caches(rng, monkeypatch):
-    """Two threads share 32 MiB: what 32 lanes read and write must fit 16 MiB, and that of all tiles at once 8 MiB."""
+    """Two threads share 32 MiB, half of which is for weights: what all tiles at once read and write must fit 8 MiB."""
     monkeypatch.setattr(plan_module, "caches", lambda: Caches(own_nbytes=2**20, shared_nbytes=2**25))
     sizes = 1024, 32_760, 65_536, 200_000
-    plans = [planned(tg.Network([random_layer(rng, n, 4, density=0.001)]), 10) for n in sizes]
-    lanes = [plan.lanes for plan in plans]
-    assert [plan.tiles_at_once for plan in plans] == [8, 2, 1, 1]
-    assert lanes == [32, 32, 32, 16]
+    networks = [tg.Network([random_layer(rng, n, 4, density=0.001)]) for n in sizes]
+    plans = [planned(network, 10, kernel="csr") for network in networks]
+    assert [plan.lanes for plan in plans] == [32, 16, 16, 16]
+    assert [plan.tiles_at_once for plan in plans] == [8, 4, 1, 1]
 
 
 def test_plans_are_frozen_values(network):

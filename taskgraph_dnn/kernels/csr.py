@@ -65,15 +65,18 @@ def edge_seconds(layer: Layer, lanes: int, nbytes: int = 6, near: float = 0.0) -
         nbytes: of an edge in memory.
         near: which part of the vectors is still in the first cache, because another output has just read it.
     """
-    tile = np.interp(np.log2(4 * lanes * layer.inputs), _TILE_LOG2_NBYTES, _RATES)
+    sizes, rates = _RATES[min(_RATES, key=lambda known: abs(known - lanes))]
+    rate = np.interp(np.log2(4 * lanes * layer.inputs), sizes, rates)
     missed = max(0.0, 1 - _CACHED_NBYTES / max(1, nbytes * layer.nnz))
-    return float(lanes * max(1 / _NEAREST_RATE, (1 - near) / tile) + nbytes * missed / _STREAM_RATE)
+    return float(lanes * max(1 / _NEAREST_RATE, (1 - near) / rate) + nbytes * missed / _STREAM_RATE)
 
 
-#: Measured, in multiply-adds a second, by the size of the tile of inputs: in the first cache, in the second, in the
-#: third, and beyond (docs/kernels.md).
-_TILE_LOG2_NBYTES = [15, 17, 19, 21, 22, 24]
-_RATES = [3.7e10, 3.1e10, 2.7e10, 2.0e10, 1.6e10, 1.2e10]
+#: Measured, multiply-adds a second by the size of the tile of inputs (log2 of its bytes), for 32 and for 16 lanes, with
+#: the tile in the first cache, in the second, in the third, and beyond (docs/kernels.md).
+_RATES = {
+    32: ([15, 17, 19, 21, 23, 25], [3.7e10, 3.0e10, 2.5e10, 2.0e10, 1.0e10, 0.9e10]),
+    16: ([14, 16, 18, 20, 22, 24], [2.8e10, 2.6e10, 2.5e10, 1.8e10, 1.3e10, 1.0e10]),
+}
 #: With nothing to wait for but the load ports.
 _NEAREST_RATE = 4.4e10
 #: Bytes a second of edges that no cache holds, and how many bytes of them one does.
