@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 CHALLENGE := configs/challenge-1024x120.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest lint types format graphs lock clean
+.PHONY: help install run test test-lowest lint types format graphs bench-kernels lock clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## Make .venv and install the package with its tools.
 
@@ -49,6 +49,10 @@ format: $(VENV)/installed ## Format the code.
 graphs: $(VENV)/installed ## Make the reference graphs in graphs/ again.
 	$(BIN)/taskgraph-dnn visualize graphs/reference.svg --config configs/reference-graph.yaml
 	$(BIN)/taskgraph-dnn visualize graphs/reference.json --config configs/reference-graph.yaml
+
+bench-kernels: $(VENV)/installed ## Time all kernels beside the other libraries that are installed; takes some minutes.
+	mkdir -p docs/benchmarks
+	$(BIN)/python -m taskgraph_dnn.benchmarks.kernels --json docs/benchmarks/kernels.json --markdown docs/benchmarks/kernels.md
 
 lock: ## Resolve the newest versions into requirements.lock.
 	$(PYTHON) -m pip install --quiet uv

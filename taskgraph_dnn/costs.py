@@ -10,6 +10,10 @@ from taskgraph_dnn.kernels.registry import AUTO
 from taskgraph_dnn.network import Layer
 
 
+#: Of a number in a tile, while the tile is filled from rows of input (measured).
+_DENSE_SECONDS, _ZERO_SECONDS, _NONZERO_SECONDS = 1e-9, 1e-10, 1e-8
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a layer is expected to cost: seconds of one thread, and bytes of activations that it reads and writes."""
@@ -45,6 +49,11 @@ def cost(
     )
 
 
+def _fill_seconds(layer: Layer, lanes: int, density: float) -> float:
+    """Return what it takes to make a tile of the network's input, from dense rows or from sparse ones."""
+    return layer.inputs * lanes * (_DENSE_SECONDS if density == 1 else _ZERO_SECONDS + density * _NONZERO_SECONDS)
+
+
 def choose_kernel(name: str, layer: Layer, lanes: int, *, first: bool, density: float) -> tuple[Kernel, str]:
     """Return the kernel for a layer, and the reason.
 
@@ -66,7 +75,10 @@ def choose_kernel(name: str, layer: Layer, lanes: int, *, first: bool, density: 
     able = [kernel for kernel in automatic_kernels() if first or not kernel.reads_rows]
     if not able:
         raise KernelError("no kernel can be used")
-    seconds = {kernel: kernel.seconds(layer, lanes, density) for kernel in able}
+    filling = _fill_seconds(layer, lanes, density) if first else 0.0
+    seconds = {
+        kernel: kernel.seconds(layer, lanes, density) + (0.0 if kernel.reads_rows else filling) for kernel in able
+    }
     ranking = sorted(able, key=seconds.__getitem__)
     reason = "us a tile: " + ", ".join(f"{kernel.name} {1e6 * seconds[kernel]:.2g}" for kernel in ranking)
     return ranking[0], reason if name == AUTO else f"{name} reads the network's input only; {reason}"

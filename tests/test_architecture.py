@@ -18,7 +18,7 @@ FLOORS = [
     {"spans", "dump"},
     {"result"},
     {"graph", "executors", "checks"},
-    {"inference", "report"},
+    {"inference", "report", "benchmarks"},
     {"cli"},
     {"__main__"},
 ]

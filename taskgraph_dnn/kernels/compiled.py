@@ -21,9 +21,13 @@ from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.kernels.vectors import BLOCK, NAN, VECTOR_NBYTES
 from taskgraph_dnn.network import Layer
 
+#: Outputs that `push` adds to at a time, where it does not go one by one.
+PUSHED = 16
+
 _row16, _row32 = emit.row_of(16), emit.row_of(32)
 _slice16, _slice32 = emit.slice_of(16), emit.slice_of(32)
 _block4, _block8, _block16 = emit.block_of(4), emit.block_of(8), emit.block_of(16)
+_push1, _push16 = emit.push_of(1), emit.push_of(PUSHED)
 _exp, _sigmoid, _tanh = emit.pass_of("exp"), emit.pass_of("sigmoid"), emit.pass_of("tanh")
 
 #: numba keeps compiled code until the module that it was written in changes. This is to make it see the others, too:
@@ -31,9 +35,6 @@ _exp, _sigmoid, _tanh = emit.pass_of("exp"), emit.pass_of("sigmoid"), emit.pass_
 _EMITTED = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in (emit, vectors))).hexdigest()
 
 _compiling = threading.Lock()
-
-#: Outputs that `push` adds to at a time, where it does not go one by one.
-PUSHED = 16
 
 _SMOOTH = {"sigmoid": 1, "tanh": 2, "softmax": 3}
 
@@ -302,11 +303,19 @@ def _pushes(emitted: str) -> Callable[..., None]:
             flags = 0
             for lane in range(0, lanes, vector):
                 for v in range(vector):
-                    sums[v] = biases
+                    for place in range(biases.size):
+                        sums[v, place] = biases[place]
                     sample = t * lanes + lane + v
                     if sample < rows_indptr.size - 1:
-                        here = slice(rows_indptr[sample], rows_indptr[sample + 1])
-                        _push(indptr, places, weights, rows_indices[here], rows_values[here], sums[v])
+                        for nonzero in range(rows_indptr[sample], rows_indptr[sample + 1]):
+                            i, x = rows_indices[nonzero], sums.dtype.type(rows_values[nonzero])
+                            first, stop, at = indptr[i], indptr[i + 1], v * biases.size
+                            if weights.size == places.size:
+                                _push1(places, weights, first, stop, x, sums, at)
+                            elif np.isfinite(x):
+                                _push16(places, weights, first, stop, x, sums, at)
+                            else:
+                                _push_edges(places, weights, first, stop, x, sums, v)
                 flags |= _turned(sums, order, limits, outputs, t, lane) << lane
             _end(outputs[t], flags, ends, alive[t])
 
@@ -314,23 +323,12 @@ def _pushes(emitted: str) -> Callable[..., None]:
 
 
 @register_jitable
-def _push(indptr, places, weights, inputs, values, sums):
-    """Add each input times its weights to the sums, edge by edge or `PUSHED` of them in a row, as they are packed."""
-    for nonzero in range(inputs.size):
-        first, stop, x = indptr[inputs[nonzero]], indptr[inputs[nonzero] + 1], sums.dtype.type(values[nonzero])
-        if weights.size == places.size:
-            for k in range(first, stop):
-                sums[places[k]] += x * weights[k]
-        elif np.isfinite(x):
-            for k in range(first, stop):
-                row, w = sums[places[k] : places[k] + PUSHED], weights[k * PUSHED : (k + 1) * PUSHED]
-                for r in range(PUSHED):
-                    row[r] += x * w[r]
-        else:
-            for k in range(first, stop):
-                for r in range(PUSHED):
-                    if weights[k * PUSHED + r] != 0:
-                        sums[places[k] + r] += x * weights[k * PUSHED + r]
+def _push_edges(places, weights, first, stop, x, sums, v):
+    """Add an infinite input times its weights, but not times the padding among them."""
+    for k in range(first, stop):
+        for r in range(PUSHED):
+            if weights[k * PUSHED + r] != 0:
+                sums[v, places[k] + r] += x * weights[k * PUSHED + r]
 
 
 @register_jitable

@@ -148,6 +148,37 @@ def block_of(size: int) -> Any:
     return block
 
 
+def push_of(row: int) -> Any:
+    """Return the code that adds an input times its weights to the sums of a sample, `row` outputs at a time."""
+
+    @intrinsic
+    def push(typing, places, weights, first, stop, x, sums, sample):
+        """Use `places[first:stop]`, and `row` weights for each; the sample's sums begin at the element `sample`."""
+
+        def codegen(context, builder, signature, arguments):
+            _, _, first, stop, x, _, sample = arguments
+            code = VectorCode(context, builder, sums.dtype, row)
+            places, weights, sums_ = code.arrays(signature, arguments, 0, 1, 5)
+            sums_, x = builder.gep(sums_, [sample]), code.splat(x)
+
+            def add(k: Value, _: list[Value]) -> list[Value]:
+                place, weight = code.number(places, k), builder.mul(k, code.int64(row))
+                for v in range(code.count):
+                    at = code.address(sums_, place, v)
+                    w = code.weights(weights, weight, v)
+                    (total,) = code.multiply_add(x, [w], [builder.load(at, align=UNALIGNED)])
+                    builder.store(total, at, align=UNALIGNED)
+                return []
+
+            code.fold(first, stop, [], add)
+            return context.get_dummy_value()
+
+        i = types.int64
+        return types.void(places, weights, i, i, sums.dtype, sums, i), codegen
+
+    return push
+
+
 @intrinsic
 def turn(typing, sums, first, stride, order, number, lanes, limits, outputs, out):
     """End as many samples as a vector has lanes, for as many outputs: sums lie by sample, outputs by neuron.

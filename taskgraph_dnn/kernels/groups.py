@@ -122,51 +122,48 @@ def _join(indptr, indices, order, inputs, costs, starts, group_indptr, group_ind
     seen_in = np.full(inputs, -1)  # the group that saw an input last, by its first place in `order`
     groups, first, known, apart = 0, 0, 0, 0
     for place in range(order.size + 1):
-        new = length = 0
-        if place < order.size:
-            edges = indices[indptr[order[place]] : indptr[order[place] + 1]]
-            length = edges.size
-            for i in edges:
-                new += seen_in[i] != first
+        output = order[min(place, order.size - 1)]
+        edge, stop = indptr[output], indptr[output + 1]
+        new = 0
+        for k in range(edge, stop):
+            new += seen_in[indices[k]] != first
         size = place - first
-        full = size == LARGEST or place == order.size
         larger = (costs[1] + more * size) * (known + new)
-        if full or larger > (costs[1] + more * (size - 1)) * known + costs[1] * length:
-            step = size if costs[size] * known < costs[1] * apart else 1
-            for begin in range(first, place, max(step, 1)):
-                starts[groups] = begin
-                end = _union(indptr, indices, order[begin : begin + step], group_indices, group_indptr[groups])
+        full = size == LARGEST or place == order.size
+        if full or larger > (costs[1] + more * (size - 1)) * known + costs[1] * (stop - edge):
+            if costs[size] * known < costs[1] * apart:
+                starts[groups], group_indptr[groups + 1] = first, group_indptr[groups] + known
                 groups += 1
-                group_indptr[groups] = end
-            first, known, apart, new = place, 0, 0, length
+            else:
+                for alone in range(first, place):
+                    at, output = group_indptr[groups], order[alone]
+                    for k in range(indptr[output], indptr[output + 1]):
+                        group_indices[at] = indices[k]
+                        at += 1
+                    starts[groups], group_indptr[groups + 1] = alone, at
+                    groups += 1
+            first, known, apart, new = place, 0, 0, stop - edge
         if place < order.size:
-            for i in edges:
-                seen_in[i] = first
+            _merge(group_indices, group_indptr[groups], known, indices, edge, stop, new)
+            for k in range(edge, stop):
+                seen_in[indices[k]] = first
             known += new
-            apart += length
+            apart += stop - edge
     starts[groups] = order.size
     return groups
 
 
 @register_jitable
-def _union(indptr, indices, outputs, into, at):
-    """Write the inputs of some outputs, ascending and once each, and return where they end."""
-    if outputs.size == 1:
-        edges = indices[indptr[outputs[0]] : indptr[outputs[0] + 1]]
-        into[at : at + edges.size] = edges
-        return at + edges.size
-    count = 0
-    for output in outputs:
-        count += indptr[output + 1] - indptr[output]
-    every = np.empty(count, np.int64)
-    count = 0
-    for output in outputs:
-        for edge in range(indptr[output], indptr[output + 1]):
-            every[count] = indices[edge]
-            count += 1
-    every.sort()
-    for k in range(count):
-        if k == 0 or every[k] != every[k - 1]:
-            into[at] = every[k]
-            at += 1
-    return at
+def _merge(into, start, known, indices, edge, stop, new):
+    """Put the inputs of an output among the `known` ones from `start` on, of which `new` are not there yet."""
+    old, at = start + known - 1, start + known + new - 1
+    k = stop - 1
+    while new and k >= edge:
+        if old >= start and into[old] >= indices[k]:
+            k -= into[old] == indices[k]
+            into[at] = into[old]
+            old -= 1
+        else:
+            into[at] = indices[k]
+            k -= 1
+        at -= 1

@@ -38,12 +38,12 @@ Value = Any
 class VectorCode:
     """Emits operations on vectors of one element type; a row of a tile is `count` vectors of `width` elements."""
 
-    def __init__(self, context: Any, builder: Any, element: Any, lanes: int | None = None) -> None:
+    def __init__(self, context: Any, builder: Any, element: Any, row: int | None = None) -> None:
         self.context, self.b = context, builder
         self.element = context.get_data_type(element)
         self.nbytes = element.bitwidth // 8
-        self.width = VECTOR_NBYTES // self.nbytes
-        self.count = 1 if lanes is None else lanes // self.width  # vectors of a row
+        self.width = min(VECTOR_NBYTES // self.nbytes, row or VECTOR_NBYTES)
+        self.count = 1 if row is None else row // self.width
         self.vector = ir.VectorType(self.element, self.width)
 
     def arrays(self, signature: Any, arguments: Any, *numbers: int) -> list[Value]:
@@ -71,6 +71,13 @@ class VectorCode:
     def constant(self, number: float) -> Value:
         """A number in all elements of a vector."""
         return ir.Constant(self.vector, [number] * self.width)
+
+    def weights(self, pointer: Value, element: Value, vector: int) -> Value:
+        """A vector of float32 weights that stand side by side: so many vectors after an element."""
+        kind = ir.VectorType(ir.FloatType(), self.width)
+        at = self.b.gep(pointer, [self.b.add(element, self.int64(vector * self.width))])
+        value = self.b.load(self.b.bitcast(at, kind.as_pointer()), align=UNALIGNED)
+        return value if kind == self.vector else self.b.fpext(value, self.vector)
 
     def splat(self, scalar: Value) -> Value:
         """A scalar in all elements of a vector."""
