@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 import taskgraph_dnn as tg
 from taskgraph_dnn.errors import InputError, KernelError, PlanError
 from taskgraph_dnn.events import subscribed
+from taskgraph_dnn.graph import InferencePartitions
+from taskgraph_dnn.inference import Inference
 from taskgraph_dnn.reference import reference_outputs
 from tests.conftest import random_layer
 
@@ -96,6 +98,31 @@ def test_a_samples_bits_do_not_depend_on_the_cut(network, rows, kernel):
     order = np.random.default_rng(1).permutation(100)
     shuffled = tg.infer(network, rows[order], partitions=3, kernel=kernel).compute().outputs
     assert equal(shuffled, whole[order])
+
+
+@pytest.mark.parametrize("kernel", ["auto", "tile", "ell", "csr", "push"])
+def test_a_samples_bits_do_not_depend_on_the_tiles(network, rows, kernel):
+    inference = tg.infer(network, rows, partitions=2, kernel=kernel)
+    expected = inference.compute().outputs
+    for lanes, tiles_at_once in itertools.product((16, 32), (1, 2, 100)):
+        plan = replace(inference.plan, lanes=lanes, tiles_at_once=tiles_at_once)
+        cut = InferencePartitions(network, inference.expr.inputs, plan, f"{lanes} {tiles_at_once}", 0, 0)
+        assert equal(Inference(cut).compute().outputs, expected)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_float64(network, rows, kernel):
+    result = tg.infer(network, rows, partitions=3, kernel=kernel, dtype=np.float64).compute()
+    assert (result.outputs.dtype, result.plan.dtype) == (np.float64, "float64")
+    np.testing.assert_allclose(result.outputs.toarray(), oracle(network, rows), rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "sigmoid", "tanh", "softmax"])
+def test_activations_reach_the_result(rng, rows, activation):
+    last = random_layer(rng, 20, 7, activation=activation)
+    network = tg.Network([random_layer(rng, rows.shape[1], 20, activation="tanh"), last])
+    result = tg.infer(network, rows, partitions=3).compute()
+    np.testing.assert_allclose(result.outputs.toarray(), reference_outputs(network, rows), rtol=1e-5, atol=1e-6)
 
 
 def test_every_form_of_input_gives_the_same(network, rows):

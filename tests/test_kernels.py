@@ -1,5 +1,7 @@
 """Every kernel that can be used here against a float64 oracle, on pleasant and on ugly layers."""
 
+import os
+import platform
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -313,6 +315,28 @@ def test_inputs_and_outputs_may_lie_anywhere(kernel, dtype, offset, rng):
     chosen.run(packed, aligned, expected, alive)
     chosen.run(packed, inputs, outputs, alive)
     np.testing.assert_array_equal(outputs, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are processors of another kind")
+@pytest.mark.parametrize("processor", ["haswell +avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2", "x86-64 +sse2"])
+def test_processors_with_shorter_vectors(processor, tmp_path):
+    """AVX2 with 16 registers, and SSE2, which has no fused multiply-add either: LLVM makes do with what there is."""
+    name, features = processor.split()
+    variables = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "NUMBA_CACHE_DIR": str(tmp_path)}
+    chosen = "test_patterns or test_activations or bits or nan"
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        f"({chosen}) and not scipy",
+    ]
+    subprocess.run(command, check=True, env=os.environ | variables)
 
 
 # The registry.
