@@ -50,7 +50,7 @@ graphs: $(VENV)/installed ## Make the reference graphs in graphs/ again.
 	$(BIN)/taskgraph-dnn visualize graphs/reference.svg --config configs/reference-graph.yaml
 	$(BIN)/taskgraph-dnn visualize graphs/reference.json --config configs/reference-graph.yaml
 
-bench-kernels: $(VENV)/installed ## Time all kernels beside the other libraries that are installed; takes some minutes.
+bench-kernels: $(VENV)/installed ## Time all kernels beside the other libraries that are installed: 15 minutes, nothing else running.
 	mkdir -p docs/benchmarks
 	$(BIN)/python -m taskgraph_dnn.benchmarks.kernels --json docs/benchmarks/kernels.json --markdown docs/benchmarks/kernels.md
 

@@ -9,7 +9,6 @@ from taskgraph_dnn.kernels import Kernel, automatic_kernels, load_kernel
 from taskgraph_dnn.kernels.registry import AUTO
 from taskgraph_dnn.network import Layer
 
-
 #: Of a number in a tile, while the tile is filled from rows of input (measured).
 _DENSE_SECONDS, _ZERO_SECONDS, _NONZERO_SECONDS = 1e-9, 1e-10, 1e-8
 

@@ -1,5 +1,6 @@
-"""What plans want to know of the processor: how large its caches are."""
+"""What this machine is: its processor's name, and how large the caches are, which plans want to know."""
 
+import platform
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +30,14 @@ def caches() -> Caches:
         return Caches(sizes["2"], max(sizes.values()))
     except (OSError, ValueError, KeyError):
         return _USUAL
+
+
+def processor() -> str:
+    """Return the processor's name."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def _text(folder: Path, name: str) -> str:

@@ -19,6 +19,7 @@ from taskgraph_dnn.dump import write_graph
 from taskgraph_dnn.io import read_network
 from taskgraph_dnn.io.atomic import check_writable, write_text
 from taskgraph_dnn.kernels import kernel_names, kernel_problem
+from taskgraph_dnn.machine import processor
 from taskgraph_dnn.plan import Plan, make_plan
 
 _PACKAGES = (
@@ -96,7 +97,7 @@ def _network_table(path: Path) -> Table:
 
 def _machine_table() -> Table:
     table = Table(show_header=False, title="machine", title_justify="left")
-    table.add_row("processor", _processor())
+    table.add_row("processor", processor())
     table.add_row("cores", f"{os.cpu_count()}, of which {CPU_COUNT} can be used here")
     table.add_row("memory", f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
     table.add_row("system", f"{platform.platform()}, Python {platform.python_version()}")
@@ -109,15 +110,6 @@ def _kernel_table() -> Table:
     for name in kernel_names():
         table.add_row(name, kernel_problem(name) or "yes")
     return table
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str:

@@ -1,0 +1,224 @@
+"""Timing contenders side by side: in one process, round by round, in a new order each round.
+
+What else the machine does then meets all of them alike, and the ratio of two is taken within rounds. What the machine
+is, and how much of it others used, is told with the times.
+"""
+
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_info
+
+from taskgraph_dnn.errors import KernelError
+from taskgraph_dnn.machine import caches, processor
+
+_PACKAGES = (
+    *("taskgraph-dnn", "numpy", "scipy", "numba", "llvmlite", "threadpoolctl"),
+    *("mkl", "sparse_dot_mkl", "torch", "python-graphblas", "suitesparse-graphblas"),
+)
+_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "NUMBA_NUM_THREADS")
+
+#: Fewer rounds say nothing about the spread.
+LEAST_ROUNDS = 5
+
+#: An answer that is further off is wrong.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """One way to do a piece of work.
+
+    Attributes:
+        name: what does it.
+        formulation: in which way.
+        threads: with how many threads.
+        work: multiply-adds of one pass.
+        run: `run(passes)` does all of the work so many times.
+        difference: `difference()` returns how far what the last pass has left is from the right answer, relative to it
+            where it is above 1.
+        around: what to hold while it runs; not timed.
+    """
+
+    name: str
+    formulation: str
+    threads: int
+    work: int
+    run: Callable[[int], None]
+    difference: Callable[[], float]
+    around: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.formulation}, threads: {self.threads})"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of a number measured in every round: median, least, and 10th and 90th percentile."""
+
+    median: float
+    minimum: float
+    low: float
+    high: float
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Return the summary of a number's values, one for each round."""
+    low, median, high = (float(value) for value in np.percentile(values, (10, 50, 90)))
+    return Summary(median, float(min(values)), low, high)
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Return the ratio of two numbers in each round."""
+    return [above / below for above, below in zip(numerators, denominators, strict=True)]
+
+
+def in_turn(work: Callable[[], None]) -> Callable[[int], None]:
+    """Return the `run` of a contender that does this, pass after pass."""
+
+    def run(passes: int) -> None:
+        for _ in range(passes):
+            work()
+
+    return run
+
+
+def in_threads(
+    pool: Executor,
+    parts: Iterable[Callable[[], None]],
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Callable[[int], None]:
+    """Return the `run` of a contender that does each part in a thread of its own; none waits for another in between.
+
+    Args:
+        pool: the threads.
+        parts: what each of them does in a pass.
+        within: the context that each of them holds.
+    """
+    runs = [in_turn(part) for part in parts]
+
+    def repeat(run: Callable[[int], None], passes: int) -> None:
+        with within():
+            run(passes)
+
+    def run(passes: int) -> None:
+        for future in [pool.submit(repeat, run, passes) for run in runs]:
+            future.result()
+
+    return run
+
+
+def interleaved(
+    contenders: Sequence[Contender],
+    *,
+    rounds: int,
+    seconds: float,
+    rng: np.random.Generator,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
+    """Return what a pass of each contender took, in seconds, in each round.
+
+    All contenders run once, and must be right; they are warmed up; then each runs once a round, in random order.
+
+    Args:
+        contenders: what to time.
+        rounds: how often.
+        seconds: a measurement repeats passes until it lasts about so long.
+        rng: draws the orders.
+        clock: tells the time.
+
+    Raises:
+        KernelError: a contender's answer is wrong.
+    """
+    for contender in contenders:
+        _check(contender)
+    passes = [_passes(contender, seconds, clock) for contender in contenders]
+    taken: list[list[float]] = [[] for _ in contenders]
+    for _ in range(rounds):
+        for number in rng.permutation(len(contenders)):
+            taken[number].append(_measure(contenders[number], passes[number], clock))
+    return taken
+
+
+def _check(contender: Contender) -> None:
+    with contender.around():
+        contender.run(1)
+    difference = contender.difference()
+    if not difference <= TOLERANCE:
+        raise KernelError(f"{contender}: the answer is off by {difference:.1e}, expected at most {TOLERANCE:.0e}")
+
+
+def _passes(contender: Contender, seconds: float, clock: Callable[[], float]) -> int:
+    """Warm the contender up, and return how many passes last so long."""
+    passes, taken = 1, _measure(contender, 1, clock)
+    while passes * taken < seconds:
+        enough = math.ceil(1.1 * seconds / taken) if taken else math.inf
+        passes = int(min(10 * passes, max(passes + 1, enough)))
+        taken = _measure(contender, passes, clock)
+    return passes
+
+
+def _measure(contender: Contender, passes: int, clock: Callable[[], float]) -> float:
+    """Return the seconds of a pass."""
+    with contender.around():
+        _settle()
+        if passes > 1:
+            contender.run(1)  # wakes its threads and fills the caches; of one pass they are a small part
+        start = clock()
+        contender.run(passes)
+        return (clock() - start) / passes
+
+
+def _settle(slice_seconds: float = 0.005, most_slices: int = 100) -> None:
+    """Wait until this process rests.
+
+    The threads of OpenMP and BLAS spin for up to 0.2 s after their work, on cores that the next contender needs.
+    """
+    for _ in range(most_slices):
+        used = time.process_time()
+        time.sleep(slice_seconds)
+        if time.process_time() - used < slice_seconds / 10:
+            return
+
+
+def processor_seconds() -> NDArray[np.float64]:
+    """Return the seconds that others (steal is theirs) have used of all processors, and all there were."""
+    times = psutil.cpu_times()._asdict()
+    idle = times["idle"] + times.get("iowait", 0)
+    guests = times.get("guest", 0) + times.get("guest_nice", 0)  # are in the user's already
+    total = sum(times.values()) - guests
+    return np.array([total - idle - time.process_time(), total])
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers depend on, and nothing that tells one such machine from another."""
+    pools = [{name: value for name, value in pool.items() if name != "filepath"} for pool in threadpool_info()]
+    variables = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "caches": asdict(caches()),
+        "memory_nbytes": psutil.virtual_memory().total,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "thread_pools": pools,
+        "thread_variables": {name: value for name, value in sorted(variables.items()) if "/" not in value},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
