@@ -19,8 +19,8 @@ from taskgraph_dnn.kernels.groups import groups_of
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.network import Layer, index_dtype
 
-#: Measured: multiply-adds a second in a row, and outputs a second that are put in their places; and multiply-adds edge by
-#: edge, while a sample's sums stay in the first cache, and beyond.
+#: Measured: multiply-adds a second in a row, and outputs a second that are put in their places. Then multiply-adds edge
+#: by edge, while a sample's sums stay in the first cache, and beyond.
 _ROW_RATE, _TURN_RATE = 4e9, 3e9
 _NEAR_EDGE_RATE, _FAR_EDGE_RATE, _NEAR_OUTPUTS = 8e8, 1.5e8, 2**13
 
