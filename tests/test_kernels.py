@@ -317,6 +317,23 @@ def test_inputs_and_outputs_may_lie_anywhere(kernel, dtype, offset, rng):
     np.testing.assert_array_equal(outputs, expected)
 
 
+@pytest.mark.parametrize("kernel", ["tile", "ell", "csr", "push"])
+def test_other_tiles_are_refused(kernel, rng):
+    with pytest.raises(ValueError, match="tiles of 16 or 32 lanes"):
+        run(kernel, random_layer(rng, 8, 8), np.ones((3, 8)), lanes=24)
+
+
+def test_indices_out_of_range_cannot_reach_a_kernel():
+    weights = scipy.sparse.csc_array(np.eye(3))
+    weights.indices[1] = 3
+    with pytest.raises(tg.NetworkError, match="indices"):
+        tg.Layer(weights)
+    rows = scipy.sparse.csr_array(np.eye(3, dtype=np.float32))
+    rows.indices[1] = -1
+    with pytest.raises(tg.InputError, match="indices"):
+        tg.infer(tg.Network([tg.Layer(np.eye(3))]), rows, kernel="push")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="these are processors of another kind")
 @pytest.mark.parametrize("processor", ["haswell +avx,+avx2,+fma,+bmi,+bmi2,+popcnt,+sse4.2", "x86-64 +sse2"])

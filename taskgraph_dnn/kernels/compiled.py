@@ -69,6 +69,12 @@ def _limits(ends, values):
 
 
 @register_jitable
+def _check(lanes):
+    if lanes not in (16, 32):
+        raise ValueError("compiled kernels work on tiles of 16 or 32 lanes")
+
+
+@register_jitable
 def _softmax(tile):
     neurons, lanes = tile.shape
     sums = np.zeros(lanes, np.float64)  # float32 loses digits over many outputs
@@ -140,14 +146,15 @@ def _rows(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = _limits(ends, outputs)
         tiles, width, lanes = inputs.shape
+        _check(lanes)
         for t in range(tiles):
             tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
             for n in range(outputs.shape[1]):
-                edge, stop, at = indptr[n], indptr[n + 1], out + n * lanes
+                where = indptr[n], indptr[n + 1], 0, tile, n, out + n * lanes
                 if lanes == 16:
-                    flags |= _row16(indices, weights, edge, stop, 0, inputs, tile, biases, n, limits, outputs, at)
+                    flags |= _row16(indices, weights, inputs, biases, limits, outputs, where)
                 else:
-                    flags |= _row32(indices, weights, edge, stop, 0, inputs, tile, biases, n, limits, outputs, at)
+                    flags |= _row32(indices, weights, inputs, biases, limits, outputs, where)
             _end(outputs[t], flags, ends, alive[t])
 
     return rows
@@ -159,35 +166,30 @@ def _slices(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = _limits(ends, outputs)
         tiles, width, lanes = inputs.shape
+        _check(lanes)
         count = -(-outputs.shape[1] // SLICE)
         edges = words.size // (count * SLICE)
         for t in range(tiles):
             tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
             for s in range(count):
-                n = slice_start(s, outputs.shape[1])
-                edge, stop, at = s * edges, (s + 1) * edges, out + n * lanes
+                n = min(s * SLICE, outputs.shape[1] - SLICE)  # the last slice overlaps the one before
+                where = s * edges, (s + 1) * edges, tile, n, out + n * lanes
                 if n < 0:
                     found = 1 << NAN  # fewer outputs than a slice has
                 elif lanes == 16:
-                    found = _slice16(words, edge, stop, inputs, tile, biases, n, limits, outputs, at)
+                    found = _slice16(words, inputs, biases, limits, outputs, where)
                 else:
-                    found = _slice32(words, edge, stop, inputs, tile, biases, n, limits, outputs, at)
+                    found = _slice32(words, inputs, biases, limits, outputs, where)
                 if found >> NAN & 1:
                     found = 0
                     for r in range(max(0, -n), SLICE):
-                        first = 2 * (SLICE * edge + r)
-                        where = first, 2 * SLICE, first + 1, 2 * SLICE, edges
-                        found |= _again(numbers, weights, where, inputs[t], biases[n + r], ends, outputs[t, n + r])
+                        first = 2 * (SLICE * s * edges + r)
+                        halves = first, 2 * SLICE, first + 1, 2 * SLICE, edges
+                        found |= _again(numbers, weights, halves, inputs[t], biases[n + r], ends, outputs[t, n + r])
                 flags |= found
             _end(outputs[t], flags, ends, alive[t])
 
     return slices
-
-
-@register_jitable
-def slice_start(number, outputs):
-    """Return the first output of a slice; the last slice overlaps the one before, and may begin below 0."""
-    return min(number * SLICE, outputs - SLICE)
 
 
 def _groups(emitted: str) -> Callable[..., None]:
@@ -199,92 +201,37 @@ def _groups(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = _limits(ends, outputs)
         tiles, width, lanes = inputs.shape
+        _check(lanes)
         vector = VECTOR_NBYTES // outputs.itemsize
         for t in range(tiles):
             tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
             for p in range(pieces.shape[0]):
-                size, n, edge, stop = pieces[p, 0], pieces[p, 1], pieces[p, 2], pieces[p, 3]
-                w, ahead, padded = pieces[p, 4], pieces[p, 5], pieces[p, 6]
+                size, first, edge, stop = pieces[p, 0], pieces[p, 1], pieces[p, 2], pieces[p, 3]
+                weight, ahead, padded = pieces[p, 4], pieces[p, 5], pieces[p, 6]
                 found = 0
                 if size == 1:
-                    only = order[n]
-                    at, shift = out + only * lanes, w - edge
+                    only = edge, stop, weight - edge, tile, np.int64(order[first]), out + order[first] * lanes
                     if lanes == 16:
-                        found = _row16(
-                            indices, weights, edge, stop, shift, inputs, tile, biases, only, limits, outputs, at
-                        )
+                        found = _row16(indices, weights, inputs, biases, limits, outputs, only)
                     else:
-                        found = _row32(
-                            indices, weights, edge, stop, shift, inputs, tile, biases, only, limits, outputs, at
-                        )
+                        found = _row32(indices, weights, inputs, biases, limits, outputs, only)
                 for lane in range(0 if size > 1 else lanes, lanes, vector):
-                    x, y = tile + lane, out + lane
                     for part in range(0, size, BLOCK):
-                        i, k = n + part, w + part
+                        at, x, y = weight + part, tile + lane, out + lane
+                        where = edge, stop, ahead, at, size, x, lanes, first + part, y
                         if size == 4:
-                            new = _block4(
-                                indices,
-                                edge,
-                                stop,
-                                ahead,
-                                weights,
-                                k,
-                                size,
-                                inputs,
-                                x,
-                                lanes,
-                                biases,
-                                order,
-                                i,
-                                limits,
-                                outputs,
-                                y,
-                            )
+                            new = _block4(indices, weights, inputs, biases, order, limits, outputs, where)
                         elif size == 8 or BLOCK == 8:
-                            new = _block8(
-                                indices,
-                                edge,
-                                stop,
-                                ahead,
-                                weights,
-                                k,
-                                size,
-                                inputs,
-                                x,
-                                lanes,
-                                biases,
-                                order,
-                                i,
-                                limits,
-                                outputs,
-                                y,
-                            )
+                            new = _block8(indices, weights, inputs, biases, order, limits, outputs, where)
                         else:
-                            new = _block16(
-                                indices,
-                                edge,
-                                stop,
-                                ahead,
-                                weights,
-                                k,
-                                size,
-                                inputs,
-                                x,
-                                lanes,
-                                biases,
-                                order,
-                                i,
-                                limits,
-                                outputs,
-                                y,
-                            )
+                            new = _block16(indices, weights, inputs, biases, order, limits, outputs, where)
                         found |= (new & ~(1 << NAN)) << lane | new & 1 << NAN
                 if padded and found >> NAN & 1:
                     found = 0
                     for r in range(size):
-                        where = edge, 1, w + r, size, stop - edge
-                        only = order[n + r]
-                        found |= _again(indices, weights, where, inputs[t], biases[only], ends, outputs[t, only])
+                        n = order[first + r]
+                        column = edge, 1, weight + r, size, stop - edge
+                        found |= _again(indices, weights, column, inputs[t], biases[n], ends, outputs[t, n])
                 flags |= found
             _end(outputs[t], flags, ends, alive[t])
 
@@ -297,6 +244,7 @@ def _pushes(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = _limits(ends, outputs)
         tiles, _, lanes = outputs.shape
+        _check(lanes)
         vector = VECTOR_NBYTES // outputs.itemsize
         sums = np.empty((vector, biases.size), outputs.dtype)
         for t in range(tiles):

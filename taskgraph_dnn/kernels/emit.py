@@ -25,19 +25,20 @@ SLICE = 4
 
 
 def row_of(lanes: int) -> Any:
-    """Return the code of one output for tiles of `lanes` samples."""
+    """Return the code of one output, for tiles of `lanes` samples."""
 
     @intrinsic
-    def row(typing, indices, weights, edge, stop, shift, inputs, tile, biases, number, limits, outputs, output):
-        """Compute `indices[edge:stop]` of output `number`; their weights stand `shift` further in `weights`.
+    def row(typing, indices, weights, inputs, biases, limits, outputs, where):
+        """Compute one output.
 
-        The tile, and the output's row, begin at the elements `tile` and `output` of `inputs` and `outputs`.
+        `where` is (edge, stop, shift, tile, number, output): the edges `indices[edge:stop]` of output `number`, whose
+        weights stand `shift` further in `weights`; the tile, and the output's row, begin at these elements.
         """
 
         def codegen(context, builder, signature, arguments):
-            _, _, edge, stop, shift, _, tile, _, number, limits_, _, output = arguments
             code = VectorCode(context, builder, limits.dtype, lanes)
-            indices, weights, inputs, biases, outputs = code.arrays(signature, arguments, 0, 1, 5, 7, 10)
+            indices, weights, inputs, biases, outputs = code.arrays(signature, arguments, 0, 1, 2, 3, 5)
+            edge, stop, shift, tile, number, output = code.numbers(arguments[6], 6)
             inputs, weights = builder.gep(inputs, [tile]), builder.gep(weights, [shift])
 
             def add(k: Value, sums: list[Value]) -> list[Value]:
@@ -46,10 +47,9 @@ def row_of(lanes: int) -> Any:
 
             bias = code.weight(code.scalar(biases, number))
             sums = code.fold(edge, stop, [bias] * code.count, add)
-            return code.store([(output, sums)], outputs, limits_, padded=False)
+            return code.store([(output, sums)], outputs, arguments[4], padded=False)
 
-        i = types.int64
-        return i(indices, weights, i, i, i, inputs, i, biases, i, limits, outputs, i), codegen
+        return types.int64(indices, weights, inputs, biases, limits, outputs, where), codegen
 
     return row
 
@@ -58,16 +58,17 @@ def slice_of(lanes: int) -> Any:
     """Return the code of `SLICE` outputs with equally many edges, for tiles of `lanes` samples."""
 
     @intrinsic
-    def rows(typing, words, edge, stop, inputs, tile, biases, number, limits, outputs, output):
-        """Compute words `SLICE` x `edge` to `stop` of output `number` and those that follow it.
+    def rows(typing, words, inputs, biases, limits, outputs, where):
+        """Compute the outputs of a slice. A word is an edge: the input in its lower half, and above that the weight.
 
-        A word is an edge: the number of the input in the lower half, the weight in the upper.
+        `where` is (edge, stop, tile, number, output): the words `SLICE` x `edge` to `stop` of output `number` and those
+        that follow it; the tile, and the first output's row, begin at these elements.
         """
 
         def codegen(context, builder, signature, arguments):
-            _, edge, stop, _, tile, _, number, limits_, _, output = arguments
             code = VectorCode(context, builder, limits.dtype, lanes)
-            words, inputs, biases, outputs = code.arrays(signature, arguments, 0, 3, 5, 8)
+            words, inputs, biases, outputs = code.arrays(signature, arguments, 0, 1, 2, 4)
+            edge, stop, tile, number, output = code.numbers(arguments[5], 5)
             inputs = builder.gep(inputs, [tile])
 
             def add(k: Value, sums: list[Value]) -> list[Value]:
@@ -86,10 +87,9 @@ def slice_of(lanes: int) -> Any:
             sums = code.fold(edge, stop, initial, add)
             rows = [builder.add(output, code.int64(r * lanes)) for r in range(SLICE)]
             parts = [sums[r * code.count : (r + 1) * code.count] for r in range(SLICE)]
-            return code.store(list(zip(rows, parts, strict=True)), outputs, limits_)
+            return code.store(list(zip(rows, parts, strict=True)), outputs, arguments[3])
 
-        i = types.int64
-        return i(words, i, i, inputs, i, biases, i, limits, outputs, i), codegen
+        return types.int64(words, inputs, biases, limits, outputs, where), codegen
 
     return rows
 
@@ -98,35 +98,18 @@ def block_of(size: int) -> Any:
     """Return the code of `size` outputs that share their inputs, for one vector of lanes."""
 
     @intrinsic
-    def block(
-        typing,
-        indices,
-        edge,
-        stop,
-        ahead,
-        weights,
-        weight,
-        stride,
-        inputs,
-        tile,
-        lanes,
-        biases,
-        order,
-        first,
-        limits,
-        outputs,
-        out,
-    ):
-        """Compute `indices[edge:stop]` for the outputs `order[first]` and those that follow it.
+    def block(typing, indices, weights, inputs, biases, order, limits, outputs, where):
+        """Compute the outputs `order[first]` and those that follow it.
 
-        The weights of the first input begin at `weight`, those of the next `stride` further. While it computes, it
-        fetches the inputs that stand `ahead` further in `indices`. The lanes begin at the elements `tile` and `out`.
+        `where` is (edge, stop, ahead, weight, stride, tile, lanes, first, out): the inputs `indices[edge:stop]`, and
+        those to fetch meanwhile, `ahead` further; the weights of the first input begin at `weight`, those of the next
+        one `stride` further; the lanes begin at the elements `tile` and `out`.
         """
 
         def codegen(context, builder, signature, arguments):
-            _, edge, stop, ahead, _, weight, stride, _, tile, lanes, _, _, first, limits_, _, out = arguments
             code = VectorCode(context, builder, limits.dtype)
-            indices, weights, inputs, biases, order, outputs = code.arrays(signature, arguments, 0, 4, 7, 10, 11, 14)
+            indices, weights, inputs, biases, order, outputs = code.arrays(signature, arguments, 0, 1, 2, 3, 4, 6)
+            edge, stop, ahead, weight, stride, tile, lanes, first, out = code.numbers(arguments[7], 9)
             inputs, outputs = builder.gep(inputs, [tile]), builder.gep(outputs, [out])
 
             def add(k: Value, sums: list[Value]) -> list[Value]:
@@ -139,11 +122,9 @@ def block_of(size: int) -> Any:
             numbers = [code.number(order, builder.add(first, code.int64(r))) for r in range(size)]
             sums = code.fold(edge, stop, [code.weight(code.scalar(biases, n)) for n in numbers], add)
             rows = [(builder.mul(n, lanes), [total]) for n, total in zip(numbers, sums, strict=True)]
-            return code.store(rows, outputs, limits_)
+            return code.store(rows, outputs, arguments[5])
 
-        i = types.int64
-        arrays = indices, i, i, i, weights, i, i, inputs, i, i, biases, order, i
-        return i(*arrays, limits, outputs, i), codegen
+        return types.int64(indices, weights, inputs, biases, order, limits, outputs, where), codegen
 
     return block
 

@@ -51,6 +51,11 @@ class VectorCode:
         make = self.context.make_array
         return [make(signature.args[n])(self.context, self.b, arguments[n]).data for n in numbers]
 
+    def numbers(self, value: Value, count: int) -> list[Value]:
+        """The numbers of a tuple."""
+        found: list[Value] = cgutils.unpack_tuple(self.b, value, count)
+        return found
+
     def int64(self, number: int) -> Value:
         """A constant index."""
         return ir.Constant(INT64, number)
