@@ -142,6 +142,16 @@ def test_plan(tmp_path):
     assert len(json.loads((tmp_path / "plan.json").read_text())["partitions"]) == 3
 
 
+def test_a_plan_is_that_of_the_run(tmp_path):
+    """Also the kernel of the first layer, which depends on how many pixels are not zero."""
+    job = ("--neurons", 1024, "--layers", 2, "--samples", 300)
+    invoke("plan", *job, "--json", tmp_path / "plan.json")
+    invoke("run", *job, "--json", tmp_path / "run.json")
+    planned, run = (json.loads((tmp_path / name).read_text()) for name in ("plan.json", "run.json"))
+    assert [layer["kernel"] for layer in planned["layers"]] == ["push", "tile"]
+    assert [layer["kernel"] for layer in run["plan"]["layers"]] == ["push", "tile"]
+
+
 def test_plan_of_files(files):
     assert "up to 200 samples" in invoke("plan", "--network", files[0], "--images", files[1], "--partitions", 1)
     assert "up to 77 samples" in invoke("plan", "--network", files[0], "--samples", 77, "--partitions", 1)

@@ -16,11 +16,15 @@ from taskgraph_dnn.cli.job import PLAN, count_images, job_options, load_images, 
 from taskgraph_dnn.cli.terminal import show
 from taskgraph_dnn.config import Job, settings
 from taskgraph_dnn.dump import write_graph
+from taskgraph_dnn.errors import MissingDependencyError
+from taskgraph_dnn.inputs import density
 from taskgraph_dnn.io import read_network
 from taskgraph_dnn.io.atomic import check_writable, write_text
 from taskgraph_dnn.kernels import kernel_names, kernel_problem
 from taskgraph_dnn.machine import processor
+from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import Plan, make_plan
+from taskgraph_dnn.synthetic import digit_images
 
 _PACKAGES = (
     "taskgraph-dnn",
@@ -33,6 +37,10 @@ _PACKAGES = (
     "safetensors",
     "scikit-learn",
 )
+
+
+#: Synthetic images that a plan looks at, to know how dense they are.
+_LOOKED_AT = 100
 
 
 @click.command()
@@ -71,9 +79,23 @@ def info(network: Path | None) -> None:
 
 def _plan(job: Job) -> Plan:
     network = load_network(job)
-    samples = count_images(job) if job.images is None else load_images(job, network.inputs).shape[0]
+    samples, filled = _batch(job, network)
     with executors.connected(job.scheduler):
-        return make_plan(network, samples, settings(), threads=executors.thread_count())
+        return make_plan(network, samples, settings(), threads=executors.thread_count(), density=filled)
+
+
+def _batch(job: Job, network: Network) -> tuple[int, float]:
+    """Return how many images there are, and which part of them is not zero; of synthetic ones a few are looked at."""
+    if job.images is not None:
+        images = load_images(job, network.inputs)
+        return images.shape[0], density(images)
+    samples = count_images(job)
+    if job.network is not None or not samples:
+        return samples, 1.0
+    try:
+        return samples, density(digit_images(min(samples, _LOOKED_AT), network.inputs, seed=job.seed))
+    except MissingDependencyError:
+        return samples, 1.0
 
 
 def _network_table(path: Path) -> Table:
