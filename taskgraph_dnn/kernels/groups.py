@@ -21,17 +21,23 @@ LARGEST = 16
 
 #: What an input costs so many outputs together, in multiply-adds of one vector, at `BLOCK_RATE` of them a second and
 #: lane (measured). There is code for these numbers of outputs; others are made of them and of single ones.
-PIECES = {16: 16.3, 8: 8.6, 4: 5.2}
+_BLOCKS = {16: 16.3, 8: 8.6, 4: 5.2}
 BLOCK_RATE = 5.3e10
 
 
-def pieces(outputs: int) -> list[int]:
-    """Return the numbers of outputs, those in `PIECES` and 1, in which a group is computed."""
-    sizes = []
-    for size in (*PIECES, 1):
+def _pieces(outputs: int) -> tuple[int, ...]:
+    sizes: list[int] = []
+    for size in (*_BLOCKS, 1):
         sizes += [size] * (outputs // size)
         outputs %= size
-    return sizes
+    return tuple(sizes)
+
+
+#: By the outputs of a group, 0 to `LARGEST`: the numbers in which they are computed; what those of them cost that are
+#: computed together; and how many are single.
+PIECES = tuple(map(_pieces, range(LARGEST + 1)))
+TOGETHER = np.array([sum(_BLOCKS.get(size, 0.0) for size in sizes) for sizes in PIECES])
+SINGLE = np.array([sizes.count(1) for sizes in PIECES])
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +83,7 @@ def _find(layer: Layer) -> Groups:
 def _costs(layer: Layer) -> NDArray[np.float64]:
     """Return what an input costs a group, by its outputs, 0 to `LARGEST`."""
     single = BLOCK_RATE * edge_seconds(layer, 32) / 32
-    return np.array([sum(PIECES.get(size, single) for size in pieces(n)) for n in range(LARGEST + 1)])
+    return np.asarray(TOGETHER + single * SINGLE)
 
 
 def _in_order_of_outputs(groups: Groups) -> Groups:

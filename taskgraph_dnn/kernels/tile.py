@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from taskgraph_dnn.activations import Alive, Values
 from taskgraph_dnn.kernels import compiled
 from taskgraph_dnn.kernels.csr import edge_seconds, short_indices
-from taskgraph_dnn.kernels.groups import BLOCK_RATE, LARGEST, PIECES, Groups, groups_of, pieces
+from taskgraph_dnn.kernels.groups import BLOCK_RATE, PIECES, SINGLE, TOGETHER, Groups, groups_of
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.network import Layer, index_dtype
 
@@ -50,10 +50,9 @@ def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
 
 def _pieces(groups: Groups) -> NDArray[np.int64]:
     """Return the table of pieces, all but its last column."""
-    by_size = [np.array(pieces(n), np.int64) for n in range(LARGEST + 1)]
     sizes = np.diff(groups.starts)
-    outputs = np.concatenate([by_size[n] for n in sizes])
-    group = np.repeat(np.arange(len(sizes)), [len(by_size[n]) for n in sizes])
+    outputs = np.array([size for n in sizes for size in PIECES[n]], np.int64)
+    group = np.repeat(np.arange(len(sizes)), [len(PIECES[n]) for n in sizes])
     table = np.zeros((len(outputs), 7), np.int64)
     table[:, 0] = outputs
     table[1:, 1] = np.cumsum(outputs)[:-1]
@@ -101,10 +100,8 @@ def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None
 def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
     groups = groups_of(layer)
     sizes, inputs = np.diff(groups.starts), np.diff(groups.indptr)
-    single = np.array([pieces(n).count(1) for n in range(LARGEST + 1)])
-    together = np.array([sum(PIECES[size] for size in pieces(n) if size > 1) for n in range(LARGEST + 1)])
     alone = 1.03 * edge_seconds(layer, lanes)
-    return float(together[sizes] @ inputs * lanes / BLOCK_RATE + single[sizes] @ inputs * alone)
+    return float(TOGETHER[sizes] @ inputs * lanes / BLOCK_RATE + SINGLE[sizes] @ inputs * alone)
 
 
 KERNEL = Kernel("tile", _pack, _unpack, _run, _seconds)
