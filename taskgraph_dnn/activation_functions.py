@@ -37,7 +37,9 @@ def checked_activation(activation: Any, negative_slope: Any, cap: Any) -> tuple[
     if negative_slope is not None:
         if not 0 <= _float32(negative_slope) <= 1:
             raise NetworkError(f"negative_slope is {negative_slope!r}, expected a number from 0 to 1")
-        negative_slope = min(max(0.0, float(negative_slope)), 1.0)  # -0.0 and what only rounds to 0 or 1, too
+        rounded = _float32(negative_slope)
+        negative_slope = float(rounded) if rounded in (0, 1) else float(negative_slope)
+        negative_slope = abs(negative_slope)  # -0.0
     if cap is not None:
         if not 0 < _float32(cap) < np.inf:
             raise NetworkError(f"cap is {cap!r}, expected a finite float32 above 0, or None")

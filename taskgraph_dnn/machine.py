@@ -1,4 +1,4 @@
-"""What this machine is: its processor's name, and how large the caches are, which plans want to know."""
+"""What this machine is: its processor's name, and how large its last cache is, which plans want to know."""
 
 import platform
 from dataclasses import dataclass
@@ -11,25 +11,31 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
 @dataclass(frozen=True)
-class Caches:
-    """Bytes of a core's own cache, the second, and of the last one, which cores share."""
+class Cache:
+    """The last cache before memory: its bytes, and how many cores share them."""
 
-    own_nbytes: int
-    shared_nbytes: int
+    nbytes: int
+    cores: int
 
 
 #: Where the system does not say.
-_USUAL = Caches(own_nbytes=2**20, shared_nbytes=2**25)
+_USUAL = Cache(2**25, 8)
 
 
 @cache
-def caches() -> Caches:
-    """Return the sizes of this machine's caches, as Linux says them; usual ones elsewhere."""
+def last_cache() -> Cache:
+    """Return this machine's last cache, as Linux says it; a usual one elsewhere."""
     try:
-        sizes = {_text(folder, "level"): parse_bytes(_text(folder, "size") + "iB") for folder in _CACHES.glob("index*")}
-        return Caches(sizes["2"], max(sizes.values()))
-    except (OSError, ValueError, KeyError):
+        last = max(_CACHES.glob("index*"), key=lambda folder: int(_text(folder, "level")))
+        return Cache(parse_bytes(_text(last, "size") + "iB"), _count(_text(last, "shared_cpu_list")))
+    except (OSError, ValueError):
         return _USUAL
+
+
+def _count(ranges: str) -> int:
+    """Return how many numbers are in a list like 0-3,8."""
+    ends = [part.split("-") for part in ranges.split(",")]
+    return sum(int(part[-1]) - int(part[0]) + 1 for part in ends)
 
 
 def processor() -> str:

@@ -51,9 +51,9 @@ class Layer:
     activation: str
     negative_slope: float | None
     cap: float | None
-    #: What kernels made of the layer in this process, by kernel, and the lock to hold while making it.
+    #: What kernels made of the layer in this process, by names of their own, and the reentrant lock to hold meanwhile.
     packed: dict[str, Any] = field(init=False, repr=False)
-    packing: threading.Lock = field(init=False, repr=False)
+    packing: Any = field(init=False, repr=False)
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Layer:
     def _settle(self) -> None:
         for array in (self.weights.data, self.weights.indices, self.weights.indptr, self.bias):
             array.flags.writeable = False
-        self.__dict__.update(packed={}, packing=threading.Lock())
+        self.__dict__.update(packed={}, packing=threading.RLock())
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("packed", "packing")}

@@ -16,7 +16,7 @@ from taskgraph_dnn.config import Settings
 from taskgraph_dnn.costs import Cost, choose_kernel, cost
 from taskgraph_dnn.errors import PlanError
 from taskgraph_dnn.kernels import Kernel
-from taskgraph_dnn.machine import caches
+from taskgraph_dnn.machine import last_cache
 from taskgraph_dnn.network import Network
 
 #: Lanes of a tile, of which a plan takes those that are expected to be the faster: every edge is decoded once for all
@@ -130,7 +130,7 @@ def make_plan(
     if settings.strategy not in STRATEGIES:
         raise PlanError(f"unknown strategy {settings.strategy!r}, expected one of {', '.join(STRATEGIES)}")
     choices = {lanes: _choices(network, settings, lanes, density) for lanes in _LANES}
-    lanes = min(_LANES, key=lambda lanes: _sample_seconds(network, choices[lanes], lanes, density))
+    lanes = min(_LANES, key=lambda lanes: _seconds(network, choices[lanes], samples, lanes, density))
     chosen = choices[lanes]
     if partitions is None:
         partitions = _cut(samples, lanes, network, settings, threads)
@@ -183,18 +183,19 @@ def _choices(network: Network, settings: Settings, lanes: int, density: float) -
     ]
 
 
-def _sample_seconds(network: Network, choices: list[tuple[Kernel, str]], lanes: int, density: float) -> float:
-    """Return what a sample is expected to take, when it is one of `lanes` in a tile."""
+def _seconds(network: Network, choices: list[tuple[Kernel, str]], samples: int, lanes: int, density: float) -> float:
+    """Return what one thread is expected to take for all samples, and for the lanes of the last tile that have none."""
     costs = (
-        cost(layer, kernel, lanes, lanes, density=1.0 if number else density)
+        cost(layer, kernel, samples, lanes, density=1.0 if number else density)
         for number, (layer, (kernel, _)) in enumerate(zip(network, choices, strict=True))
     )
-    return sum(one.seconds for one in costs) / lanes
+    return sum(one.seconds for one in costs)
 
 
 def _tiles_at_once(network: Network, lanes: int, threads: int, settings: Settings) -> int:
     """So many that the activations of a layer stay in the caches, where the next layer finds them."""
-    share = caches().shared_nbytes // (2 * threads)  # the weights go through the other half
+    last = last_cache()
+    share = last.nbytes // (2 * min(threads, last.cores))  # the weights go through the other half
     return max(1, min(_MOST_TILES, share // (lanes * _widest(network, settings))))
 
 

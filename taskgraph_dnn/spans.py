@@ -13,6 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,7 +110,7 @@ def run_span(before: Any, network: Network | NetworkSource, span: Span) -> Progr
     ]
     start = time.time()
     given, events = (before.activations, before.events) if isinstance(before, Progressed) else (before, ())
-    with one_thread_each():
+    with one_thread_each() if any(step.kernel.uses_blas for step in steps) else nullcontext():
         after = _finish(given, steps, span) if span.stop == len(network) else _progress(given, steps, span)
     samples = _samples(given)
     event = TaskEvent(

@@ -242,7 +242,7 @@ def test_report_can_be_written(report):
 def test_report_tells_nothing_of_whose_machine_it_is(report):
     assert "/" not in json.dumps(report)  # no path
     assert set(report["machine"]) == {
-        *("processor", "cores", "caches", "memory_nbytes", "python", "packages", "thread_pools", "thread_variables")
+        *("processor", "cores", "last_cache", "memory_nbytes", "python", "packages", "thread_pools", "thread_variables")
     }
 
 

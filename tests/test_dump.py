@@ -26,7 +26,7 @@ def inference(rng):
     input, 1 -> [layer 1, 1 -> layer 2, 1] -> [layer 3, 1] -> output, 1
     """
     network = tg.Network([random_layer(rng, 8, 16), random_layer(rng, 16, 4), random_layer(rng, 4, 16, density=1)])
-    with dask.config.set({"taskgraph-dnn.task-seconds": 6e-7}):
+    with dask.config.set({"taskgraph-dnn.task-seconds": 1.5e-5}):
         inference = tg.infer(network, np.ones((10, 8)), partitions=2, kernel="scipy")
     assert inference.plan.spans == ((0, 2), (2, 3))
     return inference

@@ -12,7 +12,7 @@ from taskgraph_dnn.config import Settings
 from taskgraph_dnn.costs import cost
 from taskgraph_dnn.errors import KernelError, PlanError
 from taskgraph_dnn.kernels import load_kernel
-from taskgraph_dnn.machine import Caches
+from taskgraph_dnn.machine import Cache
 from taskgraph_dnn.plan import make_plan
 from tests.conftest import random_layer
 
@@ -67,7 +67,12 @@ def test_automatic_partitions_fit_their_bytes(network, limit):
 
 def test_padding_is_counted(network):
     # One tile of a given input, and two that pass through; the last span returns rows.
-    assert planned(network, 1).largest_task_nbytes == 32 * 4 * (64 + 2 * 64)
+    assert planned(network, 1).largest_task_nbytes == 16 * 4 * (64 + 2 * 64)
+
+
+def test_few_samples_get_a_narrow_tile(rng):
+    wide = tg.Network([random_layer(rng, 256, 256, density=0.1)])
+    assert [planned(wide, samples, kernel="csr").lanes for samples in (1, 16, 17, 10_000)] == [16, 16, 32, 32]
 
 
 def test_wide_layers_decide_the_partitions(rng):
@@ -106,11 +111,11 @@ def test_no_samples_need_no_partition(network):
 
 
 def test_hybrid_spans_last_as_long_as_asked(network):
-    layer_seconds = cost(network[0], load_kernel("scipy"), 1000, 64).seconds
+    layer_seconds = cost(network[0], load_kernel("scipy"), 1000, 32).seconds
     plan = planned(network, 1000, partitions=1, task_seconds=3.5 * layer_seconds)
-    assert covers(plan.spans, 20)
+    assert (plan.lanes, covers(plan.spans, 20)) == (32, True)
     lasting = [
-        sum(cost(layer, load_kernel("scipy"), 1000, 64).seconds for layer in network.layers[a:b]) for a, b in plan.spans
+        sum(cost(layer, load_kernel("scipy"), 1000, 32).seconds for layer in network.layers[a:b]) for a, b in plan.spans
     ]
     assert min(lasting[:-1]) >= 3.5 * layer_seconds
     assert max(lasting) == pytest.approx(plan.longest_task_seconds)
@@ -143,10 +148,10 @@ def test_unknown_names_are_refused_with_the_valid_ones(network):
 
 def test_tiles_are_made_for_the_caches(rng, monkeypatch):
     """Two threads share 32 MiB, half of which is for weights: what all tiles at once read and write must fit 8 MiB."""
-    monkeypatch.setattr(plan_module, "caches", lambda: Caches(own_nbytes=2**20, shared_nbytes=2**25))
+    monkeypatch.setattr(plan_module, "last_cache", lambda: Cache(2**25, cores=2))
     sizes = 1024, 32_760, 65_536, 200_000
     networks = [tg.Network([random_layer(rng, n, 4, density=0.001)]) for n in sizes]
-    plans = [planned(network, 10, kernel="csr") for network in networks]
+    plans = [planned(network, 10_000, kernel="csr") for network in networks]
     assert [plan.lanes for plan in plans] == [32, 16, 16, 16]
     assert [plan.tiles_at_once for plan in plans] == [8, 4, 1, 1]
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info
 
 from taskgraph_dnn.errors import KernelError
-from taskgraph_dnn.machine import caches, processor
+from taskgraph_dnn.machine import last_cache, processor
 
 _PACKAGES = (
     *("taskgraph-dnn", "numpy", "scipy", "numba", "llvmlite", "threadpoolctl"),
@@ -208,7 +208,7 @@ def machine() -> dict[str, Any]:
     return {
         "processor": processor(),
         "cores": os.cpu_count(),
-        "caches": asdict(caches()),
+        "last_cache": asdict(last_cache()),
         "memory_nbytes": psutil.virtual_memory().total,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},

@@ -5,7 +5,6 @@ All take `inputs` and `outputs` (tiles x neurons x lanes, 16 or 32 lanes), fill 
 
 import hashlib
 import math
-import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -15,16 +14,21 @@ import numpy as np
 from numba import from_dtype, types
 from numba.extending import register_jitable
 
-from taskgraph_dnn.kernels import emit, vectors
+from taskgraph_dnn.errors import KernelError
+from taskgraph_dnn.kernels import emit, jit, vectors
 from taskgraph_dnn.kernels.emit import SLICE, turn
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.kernels.vectors import BLOCK, NAN, VECTOR_NBYTES
 from taskgraph_dnn.network import Layer
 
+#: Lanes that tiles may have.
+LANES = (16, 32)
+
 #: Outputs that `push` adds to at a time, where it does not go one by one.
 PUSHED = 16
 
 _row16, _row32 = emit.row_of(16), emit.row_of(32)
+_single16, _single32 = emit.row_of(16, flag_nan=True), emit.row_of(32, flag_nan=True)
 _slice16, _slice32 = emit.slice_of(16), emit.slice_of(32)
 _block4, _block8, _block16 = emit.block_of(4), emit.block_of(8), emit.block_of(16)
 _push1, _push16 = emit.push_of(1), emit.push_of(PUSHED)
@@ -32,9 +36,8 @@ _exp, _sigmoid, _tanh = emit.pass_of("exp"), emit.pass_of("sigmoid"), emit.pass_
 
 #: numba keeps compiled code until the module that it was written in changes. This is to make it see the others, too:
 #: as a variable of the functions' closures it is a part of what numba looks the code up by.
-_EMITTED = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in (emit, vectors))).hexdigest()
-
-_compiling = threading.Lock()
+_SOURCES = (Path(str(module.__file__)).read_bytes() for module in (emit, vectors, jit))
+_EMITTED = hashlib.sha256(b"".join(_SOURCES)).hexdigest()
 
 _SMOOTH = {"sigmoid": 1, "tanh": 2, "softmax": 3}
 
@@ -66,12 +69,6 @@ def _limits(ends, values):
     """Return low, slope and cap in the type of the values."""
     number = values.dtype.type
     return number(ends.low), number(ends.slope), number(ends.cap)
-
-
-@register_jitable
-def _check(lanes):
-    if lanes not in (16, 32):
-        raise ValueError("compiled kernels work on tiles of 16 or 32 lanes")
 
 
 @register_jitable
@@ -123,7 +120,9 @@ def _end(tile, flags, ends, alive):
 def _again(indices, weights, where, tile, bias, ends, out):
     """Compute an output without the padding among its edges, whose weight is 0: 0 x infinity would be nan.
 
-    `where` says where its inputs and weights begin, how far apart they are, and how many there are.
+    All lanes are computed again, and those without infinities get the bits they had: LLVM fuses these multiplies and
+    adds, too, wherever the processor can. `where` says where the inputs and the weights begin, how far apart they are,
+    and how many there are.
     """
     limits = _limits(ends, tile)
     index, index_stride, weight, weight_stride, edges = where
@@ -146,7 +145,6 @@ def _rows(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = _limits(ends, outputs)
         tiles, width, lanes = inputs.shape
-        _check(lanes)
         for t in range(tiles):
             tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
             for n in range(outputs.shape[1]):
@@ -166,7 +164,6 @@ def _slices(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = _limits(ends, outputs)
         tiles, width, lanes = inputs.shape
-        _check(lanes)
         count = -(-outputs.shape[1] // SLICE)
         edges = words.size // (count * SLICE)
         for t in range(tiles):
@@ -201,7 +198,6 @@ def _groups(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = _limits(ends, outputs)
         tiles, width, lanes = inputs.shape
-        _check(lanes)
         vector = VECTOR_NBYTES // outputs.itemsize
         for t in range(tiles):
             tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
@@ -212,9 +208,9 @@ def _groups(emitted: str) -> Callable[..., None]:
                 if size == 1:
                     only = edge, stop, weight - edge, tile, np.int64(order[first]), out + order[first] * lanes
                     if lanes == 16:
-                        found = _row16(indices, weights, inputs, biases, limits, outputs, only)
+                        found = _single16(indices, weights, inputs, biases, limits, outputs, only)
                     else:
-                        found = _row32(indices, weights, inputs, biases, limits, outputs, only)
+                        found = _single32(indices, weights, inputs, biases, limits, outputs, only)
                 for lane in range(0 if size > 1 else lanes, lanes, vector):
                     for part in range(0, size, BLOCK):
                         at, x, y = weight + part, tile + lane, out + lane
@@ -244,7 +240,6 @@ def _pushes(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = _limits(ends, outputs)
         tiles, _, lanes = outputs.shape
-        _check(lanes)
         vector = VECTOR_NBYTES // outputs.itemsize
         sums = np.empty((vector, biases.size), outputs.dtype)
         for t in range(tiles):
@@ -306,9 +301,24 @@ def _activated(total, limits):
     return cap if cap < total else total
 
 
+def check_shapes(inputs: Any, outputs: Any, alive: Any, shape: tuple[int, int]) -> None:
+    """Check that blocks are those of a layer of this shape, inputs x outputs: compiled code does not look.
+
+    Raises:
+        KernelError: they are not.
+    """
+    tiles, _, lanes = outputs.shape
+    expected = (tiles, shape[0], lanes), (tiles, shape[1], lanes), (tiles, lanes)
+    if (inputs.shape, outputs.shape, alive.shape) != expected or lanes not in LANES:
+        found = f"inputs {inputs.shape}, outputs {outputs.shape} and alive {alive.shape}"
+        raise KernelError(
+            f"{found} do not belong to a layer of {shape}, in tiles of {' or '.join(map(str, LANES))} lanes"
+        )
+
+
 def function(name: str, value: np.dtype[Any], index: np.dtype[Any]) -> Callable[..., None]:
     """Return a function of this module, compiled for the types of the activations and of the input numbers."""
-    with _compiling:  # a cache alone would let every thread compile it
+    with jit.compiling:  # a cache alone would let every thread compile it
         return _function(name, np.dtype(value), np.dtype(index))
 
 

@@ -13,11 +13,15 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Alive, Values
+from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.kernels import compiled
 from taskgraph_dnn.kernels.csr import edge_seconds
 from taskgraph_dnn.kernels.emit import SLICE
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.network import Layer, index_dtype
+
+#: More padding than this is a mistake, not a choice.
+_MOST_PADDING = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,10 @@ def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
     w = layer.weights
     lengths = np.diff(w.indptr).astype(np.int64)
     edges = int(lengths.max())
+    if layer.outputs * edges > _MOST_PADDING * max(layer.nnz, 2**20):
+        raise KernelError(
+            f"ell would store {layer.outputs * edges:,} edges for {layer.nnz:,}, because one output has {edges:,}"
+        )
     rank = np.arange(layer.nnz) - np.repeat(w.indptr[:-1].astype(np.int64), lengths)
     by_output = np.zeros((layer.outputs, edges), np.uint64)
     halves = by_output[:, :, None].view(np.uint32)
@@ -80,6 +88,7 @@ def _by_output(halves: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any
 
 
 def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None:
+    compiled.check_shapes(inputs, outputs, alive, (packed.inputs, len(packed.biases)))
     layer = packed.words, packed.numbers, packed.weights, packed.biases, packed.ends
     packed.run(*layer, inputs, outputs, alive)
 

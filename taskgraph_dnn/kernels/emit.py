@@ -24,8 +24,8 @@ from taskgraph_dnn.kernels.vectors import INT32, UNALIGNED, Value, VectorCode
 SLICE = 4
 
 
-def row_of(lanes: int) -> Any:
-    """Return the code of one output, for tiles of `lanes` samples."""
+def row_of(lanes: int, *, flag_nan: bool = False) -> Any:
+    """Return the code of one output, for tiles of `lanes` samples; `flag_nan` where an edge may be padding."""
 
     @intrinsic
     def row(typing, indices, weights, inputs, biases, limits, outputs, where):
@@ -47,7 +47,7 @@ def row_of(lanes: int) -> Any:
 
             bias = code.weight(code.scalar(biases, number))
             sums = code.fold(edge, stop, [bias] * code.count, add)
-            return code.store([(output, sums)], outputs, arguments[4], padded=False)
+            return code.store([(output, sums)], outputs, arguments[4], flag_nan=flag_nan)
 
         return types.int64(indices, weights, inputs, biases, limits, outputs, where), codegen
 
@@ -87,7 +87,7 @@ def slice_of(lanes: int) -> Any:
             sums = code.fold(edge, stop, initial, add)
             rows = [builder.add(output, code.int64(r * lanes)) for r in range(SLICE)]
             parts = [sums[r * code.count : (r + 1) * code.count] for r in range(SLICE)]
-            return code.store(list(zip(rows, parts, strict=True)), outputs, arguments[3])
+            return code.store(list(zip(rows, parts, strict=True)), outputs, arguments[3], flag_nan=True)
 
         return types.int64(words, inputs, biases, limits, outputs, where), codegen
 
@@ -122,7 +122,7 @@ def block_of(size: int) -> Any:
             numbers = [code.number(order, builder.add(first, code.int64(r))) for r in range(size)]
             sums = code.fold(edge, stop, [code.weight(code.scalar(biases, n)) for n in numbers], add)
             rows = [(builder.mul(n, lanes), [total]) for n, total in zip(numbers, sums, strict=True)]
-            return code.store(rows, outputs, arguments[5])
+            return code.store(rows, outputs, arguments[5], flag_nan=True)
 
         return types.int64(indices, weights, inputs, biases, order, limits, outputs, where), codegen
 
@@ -179,7 +179,9 @@ def turn(typing, sums, first, stride, order, number, lanes, limits, outputs, out
             rows += code.vectors(sums, at)
         numbers = [code.number(order, builder.add(number, code.int64(r))) for r in range(code.width)]
         columns = zip(numbers, code.transposed(rows), strict=True)
-        return code.store([(builder.mul(n, lanes), [column]) for n, column in columns], outputs, limits_, padded=False)
+        return code.store(
+            [(builder.mul(n, lanes), [column]) for n, column in columns], outputs, limits_, flag_nan=False
+        )
 
     i = types.int64
     return i(sums, i, i, order, i, i, limits, outputs, i), codegen

@@ -6,6 +6,7 @@ another, and those with the same inputs side by side; neighbours are joined for 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import types
@@ -16,8 +17,11 @@ from taskgraph_dnn.kernels.csr import edge_seconds
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.network import Layer
 
-#: The most outputs in a group: as many sums as registers can hold.
+#: The most outputs in a group. Their sums fit the registers of AVX-512 and NEON; elsewhere they are computed in halves.
 LARGEST = 16
+
+#: Outputs that are looked at first, in a large layer.
+_SAMPLED = 2048
 
 #: What an input costs so many outputs together, in multiply-adds of one vector, at `BLOCK_RATE` of them a second and
 #: lane (measured). There is code for these numbers of outputs; others are made of them and of single ones.
@@ -52,32 +56,65 @@ class Groups:
 
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
-    indptr: NDArray[np.int64]
-    indices: NDArray[np.int64]
+    indptr: NDArray[Any]
+    indices: NDArray[Any]
 
 
 def groups_of(layer: Layer) -> Groups:
     """Return the layer's groups, found at the first call and kept with the layer."""
-    if "groups" not in layer.packed:
-        layer.packed["groups"] = _find(layer)
-    groups: Groups = layer.packed["groups"]
-    return groups
+    with layer.packing:
+        if "groups" not in layer.packed:
+            layer.packed["groups"] = _find(layer)
+        groups: Groups = layer.packed["groups"]
+        return groups
 
 
 def _find(layer: Layer) -> Groups:
     w = layer.weights
-    index = types.int32 if w.indices.dtype == np.int32 else types.int64
-    lists = readonly(index), readonly(index)
     hashes, least = np.zeros((2, layer.outputs), np.uint64)
-    compile_for(_hash, *lists, *[types.Array(types.uint64, 1, "C")] * 2)(w.indptr, w.indices, hashes, least)
+    compile_for(_hash, *_lists(layer), *[types.Array(types.uint64, 1, "C")] * 2)(w.indptr, w.indices, hashes, least)
     order = np.lexsort((hashes, least))
-    starts, indptr = np.zeros((2, layer.outputs + 1), np.int64)
-    indices = np.empty(layer.nnz, np.int64)
-    numbers = types.Array(types.int64, 1, "C")
-    arguments = *lists, numbers, types.int64, readonly(types.float64), numbers, numbers, numbers
+    # Neighbours in this order are a fair sample: where none of many go together, few of the others would.
+    if layer.outputs > 2 * _SAMPLED:
+        middle = order[layer.outputs // 2 :][:_SAMPLED]
+        if len(_joined(layer, middle).starts) == _SAMPLED + 1:
+            return Groups(np.arange(layer.outputs), np.arange(layer.outputs + 1), w.indptr, w.indices)
+    return _in_order_of_outputs(_joined(layer, order))
+
+
+def _lists(layer: Layer) -> tuple[Any, Any]:
+    index = types.int32 if layer.weights.indices.dtype == np.int32 else types.int64
+    return readonly(index), readonly(index)
+
+
+def _joined(layer: Layer, order: NDArray[np.int64]) -> Groups:
+    """Return groups of these outputs, neighbours in their order."""
+    w, numbers = layer.weights, types.Array(types.int64, 1, "C")
+    starts, indptr = np.zeros((2, len(order) + 1), np.int64)
+    indices = np.empty(int((w.indptr[order + 1] - w.indptr[order]).sum()), np.int64)
+    arguments = *_lists(layer), numbers, types.int64, readonly(types.float64), numbers, numbers, numbers
     join = compile_for(_join, *arguments, returns=types.int64)
     count = join(w.indptr, w.indices, order, layer.inputs, _costs(layer), starts, indptr, indices)
-    return _in_order_of_outputs(Groups(order, starts[: count + 1], indptr[: count + 1], indices[: indptr[count]]))
+    return Groups(order, starts[: count + 1], indptr[: count + 1], indices[: indptr[count]])
+
+
+def count_rows(layer: Layer, width: int) -> int:
+    """Return how many pairs of an input and `width` outputs, in the groups' order, have an edge between them."""
+    w = layer.weights
+    arguments = *_lists(layer), readonly(types.int64), types.int64, types.int64
+    count = compile_for(_count_rows, *arguments, returns=types.int64)
+    return int(count(w.indptr, w.indices, groups_of(layer).order, layer.inputs, width))
+
+
+def _count_rows(indptr, indices, order, inputs, width):
+    seen_in = np.full(inputs, -1)
+    count = 0
+    for place in range(order.size):
+        for edge in range(indptr[order[place]], indptr[order[place] + 1]):
+            if seen_in[indices[edge]] != place // width:
+                seen_in[indices[edge]] = place // width
+                count += 1
+    return count
 
 
 def _costs(layer: Layer) -> NDArray[np.float64]:

@@ -6,16 +6,17 @@ would have an edge, it goes edge by edge.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Alive, Values
+from taskgraph_dnn.errors import InputError
 from taskgraph_dnn.kernels import compiled
 from taskgraph_dnn.kernels.compiled import PUSHED
-from taskgraph_dnn.kernels.groups import groups_of
+from taskgraph_dnn.kernels.groups import count_rows, groups_of
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.network import Layer, index_dtype
 
@@ -73,10 +74,7 @@ def _edge_rate(layer: Layer) -> float:
 def _rows(layer: Layer) -> int:
     """Return how many rows of `PUSHED` outputs have an edge, over all inputs."""
     if "rows pushed" not in layer.packed:
-        place = np.empty(layer.outputs, np.int64)
-        place[groups_of(layer).order] = np.arange(layer.outputs) // PUSHED
-        rows = np.repeat(place, np.diff(layer.weights.indptr)) * layer.inputs + layer.weights.indices
-        layer.packed["rows pushed"] = len(np.unique(rows))
+        layer.packed["rows pushed"] = count_rows(layer, PUSHED)
     return int(layer.packed["rows pushed"])
 
 
@@ -92,13 +90,25 @@ def _unpack(packed: _Packed) -> scipy.sparse.csc_array:
 
 
 def _run(packed: _Packed, rows: scipy.sparse.csr_array, outputs: Values, alive: Alive) -> None:
+    shape = len(packed.indptr) - 1, packed.outputs
+    compiled.check_shapes(_NoTiles((len(outputs), rows.shape[1], outputs.shape[2])), outputs, alive, shape)
+    if rows.nnz and not 0 <= rows.indices.min() <= rows.indices.max() < shape[0]:
+        raise InputError(f"samples have column numbers outside 0 to {shape[0] - 1}: they were changed after `infer`")
     layer = packed.indptr, packed.places, packed.weights, packed.order, packed.biases, packed.ends
-    indptr, indices = (array.astype(np.int32, copy=False) for array in (rows.indptr, rows.indices))
-    packed.run(*layer, indptr, indices, rows.data, outputs, alive)
+    indptr, indices = (np.ascontiguousarray(array, np.int32) for array in (rows.indptr, rows.indices))
+    packed.run(*layer, indptr, indices, np.ascontiguousarray(rows.data), outputs, alive)
+
+
+class _NoTiles(NamedTuple):
+    """What tiles of the rows would be, had they been made."""
+
+    shape: tuple[int, int, int]
 
 
 def _seconds(layer: Layer, lanes: int, density: float) -> float:
-    each = min(_rows(layer) * PUSHED / _ROW_RATE, layer.nnz / _edge_rate(layer))
+    each = layer.nnz / _edge_rate(layer)
+    if density < 1:  # otherwise nobody will push, and looking at all edges would be for nothing
+        each = min(_rows(layer) * PUSHED / _ROW_RATE, each)
     return float(lanes * (density * each + layer.outputs / _TURN_RATE))
 
 

@@ -48,6 +48,7 @@ class Kernel:
         seconds: `seconds(layer, lanes, density)` estimates one tile of `lanes` samples on one thread, in float32, when
             that part of the inputs is not zero. Plans choose kernels and size tasks by it.
         reads_rows: `run` takes CSR rows, samples x inputs, in place of tiles; only the network's input comes as such.
+        uses_blas: `run` calls BLAS, which is then kept to one thread.
     """
 
     name: str
@@ -56,11 +57,12 @@ class Kernel:
     run: Callable[[Any, Any, Values, Alive], None]
     seconds: Callable[[Layer, int, float], float]
     reads_rows: bool = False
+    uses_blas: bool = False
 
 
-def at_rate(multiply_adds_per_second: float) -> Callable[[Layer, int, float], float]:
-    """Return a kernel's `seconds` where every edge takes the same time."""
-    return lambda layer, lanes, density: layer.nnz * lanes / multiply_adds_per_second  # noqa: ARG005
+def at_rate(multiply_adds_per_second: float, fixed: float = 1e-5) -> Callable[[Layer, int, float], float]:
+    """Return a kernel's `seconds` where every edge takes the same time, and a tile some seconds besides."""
+    return lambda layer, lanes, density: fixed + layer.nnz * lanes / multiply_adds_per_second  # noqa: ARG005
 
 
 def kernel_names() -> tuple[str, ...]:

@@ -34,6 +34,9 @@ BLOCK = 16 if VECTOR_NBYTES == 64 or platform.machine() in ("aarch64", "arm64") 
 
 Value = Any
 
+#: ln 2 as a number with few bits, which whole numbers multiply exactly, and the rest; by bytes of the type (Cephes).
+_LN2 = {4: (0.693359375, -2.12194440054690583e-4), 8: (0.693147180369123816490, 1.90821492927058770002e-10)}
+
 
 class VectorCode:
     """Emits operations on vectors of one element type; a row of a tile is `count` vectors of `width` elements."""
@@ -166,11 +169,11 @@ class VectorCode:
         Reduction in two steps after Cody and Waite (1980), and Taylor's polynomial to the last bit.
         """
         b, double = self.b, self.nbytes == 8
-        mantissa, degree, ln2 = (52, 13, 0.693147180369123816490) if double else (23, 7, 0.693359375)
+        mantissa, degree, high, low = (52, 13, *_LN2[8]) if double else (23, 7, *_LN2[4])
         magic = self.constant(1.5 * 2.0**mantissa)  # where the last place is 1, so adding it rounds to a whole number
         shifted = b.fadd(b.fmul(x, self.constant(1 / math.log(2))), magic)
         n = b.fsub(shifted, magic)
-        r = b.fsub(b.fsub(x, b.fmul(n, self.constant(ln2))), b.fmul(n, self.constant(math.log(2) - ln2)))
+        r = b.fsub(b.fsub(x, b.fmul(n, self.constant(high))), b.fmul(n, self.constant(low)))
         p = self.constant(1 / math.factorial(degree))
         for k in range(degree - 1, 0, -1):
             p = b.fadd(b.fmul(p, r, flags=_FUSE), self.constant(1 / math.factorial(k)), flags=_FUSE)
@@ -183,11 +186,11 @@ class VectorCode:
         return b.bitcast(b.shl(exponent, whole(mantissa)), self.vector), b.fmul(p, r)
 
     def exp(self, x: Value) -> Value:
-        """e^x; 0 and inf where it is near the ends of what the type holds."""
-        b, limit = self.b, 708.0 if self.nbytes == 8 else 87.0
+        """e^x; 0 where it is no normal number, and inf where it is close to the largest."""
+        b, lowest, limit = self.b, *((-708.3, 709.0) if self.nbytes == 8 else (-87.3, 88.0))
         scale, p = self.exp_parts(x)
         value = b.fadd(b.fmul(scale, p, flags=_FUSE), scale, flags=_FUSE)
-        value = b.select(b.fcmp_ordered("<", x, self.constant(-limit)), self.constant(0.0), value)
+        value = b.select(b.fcmp_ordered("<", x, self.constant(lowest)), self.constant(0.0), value)
         return b.select(b.fcmp_ordered(">", x, self.constant(limit)), self.constant(math.inf), value)
 
     def sigmoid(self, x: Value) -> Value:
@@ -227,12 +230,10 @@ class VectorCode:
         """A vector of booleans as the lowest bits of a number."""
         return self.b.zext(self.b.bitcast(mask, ir.IntType(self.width)), INT64)
 
-    def store(
-        self, rows: list[tuple[Value, list[Value]]], pointer: Value, limits: Value, *, padded: bool = True
-    ) -> Value:
+    def store(self, rows: list[tuple[Value, list[Value]]], pointer: Value, limits: Value, *, flag_nan: bool) -> Value:
         """Activate the sums of rows that begin at given elements, store them, and return the flags.
 
-        Where no edge can be padding nobody asks whether an output is nan.
+        Only where an edge can be padding somebody asks whether an output is nan.
         """
         b, flags = self.b, self.int64(0)
         totals = self.activated([total for _, sums in rows for total in sums], limits)
@@ -244,7 +245,7 @@ class VectorCode:
             bits = self.joined(b.or_, [b.bitcast(total, integers) for total in column])
             signless = b.shl(bits, ir.Constant(integers, [1] * self.width))  # -0 is 0
             alive = b.icmp_unsigned("!=", signless, ir.Constant(integers, [0] * self.width))
-            if padded:
+            if flag_nan:
                 everything = self.joined(b.fadd, column)  # nan if one is; also of inf and -inf, which does no harm
                 nan = b.icmp_signed("!=", self.bits(b.fcmp_unordered("uno", everything, everything)), self.int64(0))
                 flags = b.or_(flags, b.shl(b.zext(nan, INT64), self.int64(NAN)))
