@@ -100,7 +100,7 @@ def test_a_samples_bits_do_not_depend_on_the_cut(network, rows, kernel):
     assert equal(shuffled, whole[order])
 
 
-@pytest.mark.parametrize("kernel", ["auto", "tile", "ell", "csr", "push"])
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_a_samples_bits_do_not_depend_on_the_tiles(network, rows, kernel):
     inference = tg.infer(network, rows, partitions=2, kernel=kernel)
     expected = inference.compute().outputs
