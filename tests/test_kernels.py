@@ -178,6 +178,16 @@ def test_inputs_up_to_and_past_16_bits(kernel, inputs):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("lanes", [16, 32])
+def test_tiles_that_no_cache_holds(kernel, lanes, rng):
+    shape = 70_000, 400
+    layer = tg.Layer(scipy.sparse.random_array(shape, density=3e-4, rng=rng), bias=-1, activation="identity")
+    rows = np.zeros((3, 70_000), np.float32)
+    rows[:, rng.permutation(70_000)[:20_000]] = rng.standard_normal((3, 20_000))
+    close(run(kernel, layer, rows, lanes) / 10, (rows.astype(np.float64) @ layer.weights - 1) / 10)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("index", [np.int32, np.int64])
 def test_both_index_types(kernel, index, rng):
     layer = random_layer(rng, 20, 30)

@@ -152,8 +152,8 @@ def test_tiles_are_made_for_the_caches(rng, monkeypatch):
     sizes = 1024, 32_760, 65_536, 200_000
     networks = [tg.Network([random_layer(rng, n, 4, density=0.001)]) for n in sizes]
     plans = [planned(network, 10_000, kernel="csr") for network in networks]
-    assert [plan.lanes for plan in plans] == [32, 16, 16, 16]
-    assert [plan.tiles_at_once for plan in plans] == [8, 4, 1, 1]
+    assert [plan.lanes for plan in plans] == [32, 32, 32, 32]
+    assert [plan.tiles_at_once for plan in plans] == [8, 2, 1, 1]
 
 
 def test_plans_are_frozen_values(network):

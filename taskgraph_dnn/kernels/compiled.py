@@ -24,10 +24,15 @@ from taskgraph_dnn.network import Layer
 #: Lanes that tiles may have.
 LANES = (16, 32)
 
+#: How many edges ahead `csr` fetches inputs, where a tile of them has more bytes than a second cache can be expected to
+#: hold: nearer, what is fetched comes too late, and in smaller tiles fetching costs more than it brings (measured).
+AHEAD, _FAR_NBYTES = 256, 2**22
+
 #: Outputs that `push` adds to at a time, where it does not go one by one.
 PUSHED = 16
 
 _row16, _row32 = emit.row_of(16), emit.row_of(32)
+_far16, _far32 = emit.row_of(16, ahead=AHEAD), emit.row_of(32, ahead=AHEAD)
 _single16, _single32 = emit.row_of(16, flag_nan=True), emit.row_of(32, flag_nan=True)
 _slice16, _slice32 = emit.slice_of(16), emit.slice_of(32)
 _block4, _block8, _block16 = emit.block_of(4), emit.block_of(8), emit.block_of(16)
@@ -145,11 +150,16 @@ def _rows(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = _limits(ends, outputs)
         tiles, width, lanes = inputs.shape
+        far = width * lanes * inputs.itemsize >= _FAR_NBYTES
         for t in range(tiles):
             tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
             for n in range(outputs.shape[1]):
                 where = indptr[n], indptr[n + 1], 0, tile, n, out + n * lanes
-                if lanes == 16:
+                if far and lanes == 16:
+                    flags |= _far16(indices, weights, inputs, biases, limits, outputs, where)
+                elif far:
+                    flags |= _far32(indices, weights, inputs, biases, limits, outputs, where)
+                elif lanes == 16:
                     flags |= _row16(indices, weights, inputs, biases, limits, outputs, where)
                 else:
                     flags |= _row32(indices, weights, inputs, biases, limits, outputs, where)

@@ -18,14 +18,21 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from taskgraph_dnn.activations import ALIGNMENT
 from taskgraph_dnn.kernels.vectors import INT32, UNALIGNED, Value, VectorCode
 
 #: Outputs of a slice.
 SLICE = 4
 
 
-def row_of(lanes: int, *, flag_nan: bool = False) -> Any:
-    """Return the code of one output, for tiles of `lanes` samples; `flag_nan` where an edge may be padding."""
+def row_of(lanes: int, *, flag_nan: bool = False, ahead: int = 0) -> Any:
+    """Return the code of one output, for tiles of `lanes` samples.
+
+    Args:
+        lanes: samples in a tile.
+        flag_nan: an edge may be padding.
+        ahead: fetch the inputs of edges so far ahead; so many numbers must follow the last one in `indices`.
+    """
 
     @intrinsic
     def row(typing, indices, weights, inputs, biases, limits, outputs, where):
@@ -42,6 +49,10 @@ def row_of(lanes: int, *, flag_nan: bool = False) -> Any:
             inputs, weights = builder.gep(inputs, [tile]), builder.gep(weights, [shift])
 
             def add(k: Value, sums: list[Value]) -> list[Value]:
+                if ahead:
+                    later = builder.mul(code.number(indices, builder.add(k, code.int64(ahead))), code.int64(lanes))
+                    for line in range(0, lanes, ALIGNMENT // code.nbytes):
+                        code.prefetch(inputs, builder.add(later, code.int64(line)), nearness=2)
                 xs = code.vectors(inputs, builder.mul(code.number(indices, k), code.int64(lanes)))
                 return code.multiply_add(code.weight(code.scalar(weights, k)), xs, sums)
 

@@ -108,12 +108,12 @@ class VectorCode:
         products = [self.b.fmul(weight, x, flags=_FUSE) for x in xs]
         return [self.b.fadd(p, s, flags=_FUSE) for p, s in zip(products, sums, strict=True)]
 
-    def prefetch(self, pointer: Value, element: Value) -> None:
-        """Have the cache line of an element brought nearer."""
+    def prefetch(self, pointer: Value, element: Value, nearness: int = 3) -> None:
+        """Have the cache line of an element brought to the first cache, or with 2 to the second."""
         byte = ir.IntType(8).as_pointer()
         kind = ir.FunctionType(ir.VoidType(), [byte, INT32, INT32, INT32])
         function = self.b.module.declare_intrinsic("llvm.prefetch", [byte], kind)
-        read, keep, data = (ir.Constant(INT32, number) for number in (0, 3, 1))
+        read, keep, data = (ir.Constant(INT32, number) for number in (0, nearness, 1))
         self.b.call(function, [self.b.bitcast(self.b.gep(pointer, [element]), byte), read, keep, data])
 
     def fold(self, start: Value, stop: Value, initial: list[Value], body: Callable[..., list[Value]]) -> list[Value]:
