@@ -348,6 +348,13 @@ def test_blocks_of_another_shape_are_refused(kernel, inputs, outputs, alive, rng
         chosen.run(packed, np.ones(inputs, "f"), np.ones(outputs, "f"), np.ones(alive, np.bool_))
 
 
+def test_more_rows_than_tiles_are_refused(rng):
+    chosen = load_kernel("push")
+    packed = chosen.pack(random_layer(rng, 8, 9), np.dtype("float32"))
+    with pytest.raises(KernelError, match=r"inputs \(2, 8, 16\), outputs \(1, 9, 16\)"):
+        chosen.run(packed, scipy.sparse.csr_array((17, 8), dtype="f"), np.ones((1, 9, 16), "f"), np.ones((1, 16), "?"))
+
+
 def test_a_single_output_of_a_padded_group_is_repaired_too():
     """Eight outputs that read all inputs, and a ninth that reads all but one, which is infinite."""
     w = np.ones((40, 9))

@@ -311,16 +311,18 @@ def _activated(total, limits):
     return cap if cap < total else total
 
 
-def check_shapes(inputs: Any, outputs: Any, alive: Any, shape: tuple[int, int]) -> None:
-    """Check that blocks are those of a layer of this shape, inputs x outputs: compiled code does not look.
+def check_shapes(
+    inputs: tuple[int, ...], outputs: tuple[int, ...], alive: tuple[int, ...], shape: tuple[int, int]
+) -> None:
+    """Check that blocks of these shapes are those of a layer of inputs x outputs: compiled code does not look.
 
     Raises:
         KernelError: they are not.
     """
-    tiles, _, lanes = outputs.shape
+    tiles, _, lanes = outputs
     expected = (tiles, shape[0], lanes), (tiles, shape[1], lanes), (tiles, lanes)
-    if (inputs.shape, outputs.shape, alive.shape) != expected or lanes not in LANES:
-        found = f"inputs {inputs.shape}, outputs {outputs.shape} and alive {alive.shape}"
+    if (inputs, outputs, alive) != expected or lanes not in LANES:
+        found = f"inputs {inputs}, outputs {outputs} and alive {alive}"
         raise KernelError(
             f"{found} do not belong to a layer of {shape}, in tiles of {' or '.join(map(str, LANES))} lanes"
         )

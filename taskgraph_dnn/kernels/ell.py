@@ -88,7 +88,7 @@ def _by_output(halves: NDArray[Any], shape: tuple[int, int, int]) -> NDArray[Any
 
 
 def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None:
-    compiled.check_shapes(inputs, outputs, alive, (packed.inputs, len(packed.biases)))
+    compiled.check_shapes(inputs.shape, outputs.shape, alive.shape, (packed.inputs, len(packed.biases)))
     layer = packed.words, packed.numbers, packed.weights, packed.biases, packed.ends
     packed.run(*layer, inputs, outputs, alive)
 

@@ -6,7 +6,7 @@ would have an edge, it goes edge by edge.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -91,18 +91,14 @@ def _unpack(packed: _Packed) -> scipy.sparse.csc_array:
 
 def _run(packed: _Packed, rows: scipy.sparse.csr_array, outputs: Values, alive: Alive) -> None:
     shape = len(packed.indptr) - 1, packed.outputs
-    compiled.check_shapes(_NoTiles((len(outputs), rows.shape[1], outputs.shape[2])), outputs, alive, shape)
+    lanes = outputs.shape[2]
+    as_tiles = -(-rows.shape[0] // lanes), rows.shape[1], lanes
+    compiled.check_shapes(as_tiles, outputs.shape, alive.shape, shape)
     if rows.nnz and not 0 <= rows.indices.min() <= rows.indices.max() < shape[0]:
         raise InputError(f"samples have column numbers outside 0 to {shape[0] - 1}: they were changed after `infer`")
     layer = packed.indptr, packed.places, packed.weights, packed.order, packed.biases, packed.ends
     indptr, indices = (np.ascontiguousarray(array, np.int32) for array in (rows.indptr, rows.indices))
     packed.run(*layer, indptr, indices, np.ascontiguousarray(rows.data), outputs, alive)
-
-
-class _NoTiles(NamedTuple):
-    """What tiles of the rows would be, had they been made."""
-
-    shape: tuple[int, int, int]
 
 
 def _seconds(layer: Layer, lanes: int, density: float) -> float:

@@ -93,7 +93,7 @@ def _unpack(packed: _Packed) -> scipy.sparse.csc_array:
 
 
 def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None:
-    compiled.check_shapes(inputs, outputs, alive, (packed.inputs, len(packed.biases)))
+    compiled.check_shapes(inputs.shape, outputs.shape, alive.shape, (packed.inputs, len(packed.biases)))
     layer = packed.pieces, packed.order, packed.indices, packed.weights, packed.biases, packed.ends
     packed.run(*layer, inputs, outputs, alive)
 
