@@ -28,7 +28,14 @@ class Cost:
 
 
 def cost(
-    layer: Layer, kernel: Kernel, samples: int, lanes: int, *, dtype: str = "float32", density: float = 1.0
+    layer: Layer,
+    kernel: Kernel,
+    samples: int,
+    lanes: int,
+    *,
+    dtype: str = "float32",
+    first: bool = False,
+    density: float = 1.0,
 ) -> Cost:
     """Estimate one layer for `samples` samples, in tiles of `lanes`, on one thread.
 
@@ -38,19 +45,23 @@ def cost(
         samples: samples; the last tile is computed as a whole.
         lanes: samples in a tile.
         dtype: of the activations.
-        density: which part of the inputs is not zero.
+        first: whether the layer reads the network's input, which comes as rows.
+        density: which part of the network's input is not zero; of activations nobody knows.
     """
     tiles, itemsize = -(-samples // lanes), np.dtype(dtype).itemsize
     return Cost(
-        seconds=tiles * kernel.seconds(layer, lanes, density) * itemsize / 4,
+        seconds=tiles * _tile_seconds(layer, kernel, lanes, first, density) * itemsize / 4,
         read_nbytes=tiles * lanes * layer.inputs * itemsize,
         written_nbytes=tiles * lanes * layer.outputs * itemsize,
     )
 
 
-def _fill_seconds(layer: Layer, lanes: int, density: float) -> float:
-    """Return what it takes to make a tile of the network's input, from dense rows or from sparse ones."""
-    return layer.inputs * lanes * (_DENSE_SECONDS if density == 1 else _ZERO_SECONDS + density * _NONZERO_SECONDS)
+def _tile_seconds(layer: Layer, kernel: Kernel, lanes: int, first: bool, density: float) -> float:
+    """Estimate a tile, and making it of rows where the layer is the first and its kernel does not read those."""
+    if not first:
+        return kernel.seconds(layer, lanes, 1.0)
+    filling = _DENSE_SECONDS if density == 1 else _ZERO_SECONDS + density * _NONZERO_SECONDS
+    return kernel.seconds(layer, lanes, density) + (0.0 if kernel.reads_rows else layer.inputs * lanes * filling)
 
 
 def choose_kernel(name: str, layer: Layer, lanes: int, *, first: bool, density: float) -> tuple[Kernel, str]:
@@ -61,7 +72,7 @@ def choose_kernel(name: str, layer: Layer, lanes: int, *, first: bool, density: 
         layer: the layer.
         lanes: samples in a tile.
         first: whether the layer reads the network's input, which some kernels take as rows.
-        density: which part of the inputs is not zero.
+        density: which part of the network's input is not zero; of activations nobody knows.
 
     Raises:
         KernelError: the kernel is unknown, or none can be used.
@@ -74,10 +85,7 @@ def choose_kernel(name: str, layer: Layer, lanes: int, *, first: bool, density: 
     able = [kernel for kernel in automatic_kernels() if first or not kernel.reads_rows]
     if not able:
         raise KernelError("no kernel can be used")
-    filling = _fill_seconds(layer, lanes, density) if first else 0.0
-    seconds = {
-        kernel: kernel.seconds(layer, lanes, density) + (0.0 if kernel.reads_rows else filling) for kernel in able
-    }
+    seconds = {kernel: _tile_seconds(layer, kernel, lanes, first, density) for kernel in able}
     ranking = sorted(able, key=seconds.__getitem__)
     reason = "us a tile: " + ", ".join(f"{kernel.name} {1e6 * seconds[kernel]:.2g}" for kernel in ranking)
     return ranking[0], reason if name == AUTO else f"{name} reads the network's input only; {reason}"

@@ -130,15 +130,16 @@ def make_plan(
     if settings.strategy not in STRATEGIES:
         raise PlanError(f"unknown strategy {settings.strategy!r}, expected one of {', '.join(STRATEGIES)}")
     choices = {lanes: _choices(network, settings, lanes, density) for lanes in _LANES}
-    lanes = min(_LANES, key=lambda lanes: _seconds(network, choices[lanes], samples, lanes, density))
+    seconds = {
+        lanes: sum(layer.seconds for layer in _costs(network, chosen, samples, lanes, settings, density))
+        for lanes, chosen in choices.items()
+    }
+    lanes = min(_LANES, key=seconds.__getitem__)
     chosen = choices[lanes]
     if partitions is None:
         partitions = _cut(samples, lanes, network, settings, threads)
     largest = max((stop - first for first, stop in partitions), default=0)
-    costs = [
-        cost(layer, kernel, largest, lanes, dtype=settings.dtype, density=1.0 if number else density)
-        for number, (layer, (kernel, _)) in enumerate(zip(network, chosen, strict=True))
-    ]
+    costs = _costs(network, chosen, largest, lanes, settings, density)
     spans = STRATEGIES[settings.strategy]([c.seconds for c in costs], settings)
     tiles = _tiles_at_once(network, lanes, threads, settings)
     passing = min(1.0, tiles * lanes / largest) if largest else 0.0
@@ -178,18 +179,19 @@ def _widest(network: Network, settings: Settings) -> int:
 
 def _choices(network: Network, settings: Settings, lanes: int, density: float) -> list[tuple[Kernel, str]]:
     return [
-        choose_kernel(settings.kernel, layer, lanes, first=not number, density=1.0 if number else density)
+        choose_kernel(settings.kernel, layer, lanes, first=not number, density=density)
         for number, layer in enumerate(network)
     ]
 
 
-def _seconds(network: Network, choices: list[tuple[Kernel, str]], samples: int, lanes: int, density: float) -> float:
-    """Return what one thread is expected to take for all samples, and for the lanes of the last tile that have none."""
-    costs = (
-        cost(layer, kernel, samples, lanes, density=1.0 if number else density)
+def _costs(
+    network: Network, choices: list[tuple[Kernel, str]], samples: int, lanes: int, settings: Settings, density: float
+) -> list[Cost]:
+    """Return what each layer is expected to cost for so many samples and what fills their last tile."""
+    return [
+        cost(layer, kernel, samples, lanes, dtype=settings.dtype, first=not number, density=density)
         for number, (layer, (kernel, _)) in enumerate(zip(network, choices, strict=True))
-    )
-    return sum(one.seconds for one in costs)
+    ]
 
 
 def _tiles_at_once(network: Network, lanes: int, threads: int, settings: Settings) -> int:

@@ -87,6 +87,17 @@ def test_costs_grow_with_the_work(name, rng):
     assert (double.read_nbytes, double.written_nbytes) == (2 * 4 * 32 * 128, 2 * 4 * 32 * 128)
 
 
+def test_making_tiles_of_rows_is_a_part_of_the_first_layer(rng):
+    layer = random_pattern(rng, 128, 8)
+    later, dense, sparse = (
+        cost(layer, load_kernel("csr"), 32, 32, first=first, density=density).seconds
+        for first, density in ((False, 0.01), (True, 1.0), (True, 0.01))
+    )
+    assert later < sparse < dense
+    pushed = [cost(layer, load_kernel("push"), 32, 32, first=True, density=d).seconds for d in (0.01, 0.1)]
+    assert pushed[0] < pushed[1]
+
+
 def test_a_plan_takes_the_lanes_that_cost_less(rng):
     layer = random_pattern(rng, 256, 16)
     network = tg.Network([layer])
