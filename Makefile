@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CHALLENGE := configs/challenge-1024x120.yaml
+NEURONS ?= all
+LAYERS ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest lint types format graphs bench-kernels lock clean
+.PHONY: help install run test test-lowest lint types format graphs challenge bench-kernels lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +51,11 @@ format: $(VENV)/installed ## Format the code.
 graphs: $(VENV)/installed ## Make the reference graphs in graphs/ again.
 	$(BIN)/taskgraph-dnn visualize graphs/reference.svg --config configs/reference-graph.yaml
 	$(BIN)/taskgraph-dnn visualize graphs/reference.json --config configs/reference-graph.yaml
+
+challenge: $(VENV)/installed ## Run the Graph Challenge, all or NEURONS=1024,4096 LAYERS=120, and verify it: hours, 25 GiB of disk.
+	mkdir -p docs/benchmarks
+	$(BIN)/taskgraph-dnn challenge --neurons $(NEURONS) --layers $(LAYERS) \
+		--json docs/benchmarks/challenge.json --markdown docs/benchmarks/challenge.md
 
 bench-kernels: $(VENV)/installed ## Time all kernels beside the other libraries that are installed: 15 minutes, nothing else running.
 	mkdir -p docs/benchmarks

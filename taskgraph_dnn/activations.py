@@ -28,20 +28,17 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """One partition's activations.
+    """Activations of the samples of one partition that are still on their way.
 
     Attributes:
         values: tiles x neurons x lanes.
-        alive: for each sample, whether any of its values is not zero; as many as there are samples.
+        samples: the samples' numbers in the batch, from the first lane of the first tile on; lanes beyond are padding.
+        copies: of how many samples of the batch, whose activations are the same, each of them takes the place.
     """
 
     values: Values
-    alive: NDArray[np.bool_]
-
-    @property
-    def samples(self) -> int:
-        """How many samples they are; lanes beyond are padding."""
-        return len(self.alive)
+    samples: NDArray[np.int64]
+    copies: NDArray[np.int64]
 
     @property
     def nbytes(self) -> int:
@@ -49,7 +46,7 @@ class Activations:
         return self.values.nbytes
 
     def __sizeof__(self) -> int:
-        return self.nbytes + self.alive.nbytes + 100
+        return self.nbytes + self.samples.nbytes + self.copies.nbytes + 100
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -74,20 +71,17 @@ def fill_tiles(values: Values, rows: Any) -> None:
         tile[:, len(part) :] = 0
 
 
-def to_csr(values: Values, alive: NDArray[np.bool_]) -> scipy.sparse.csr_array:
-    """Return the nonzero values as CSR, samples x neurons.
+def to_csr(values: Values, places: NDArray[np.int64]) -> scipy.sparse.csr_array:
+    """Return the nonzero values of some samples as CSR, samples x neurons.
 
     Args:
         values: tiles x neurons x lanes.
-        alive: which samples have any; there are as many samples.
+        places: where the samples are: tile x lanes + lane.
     """
     _, neurons, lanes = values.shape
-    (living,) = np.nonzero(alive)
-    rows = values[living // lanes, :, living % lanes]  # dense, but of the living alone
-    counts = np.zeros(len(alive), np.int64)
-    counts[living] = np.count_nonzero(rows, axis=1)
-    indptr = np.concatenate([[0], np.cumsum(counts)])
+    rows = values[places // lanes, :, places % lanes]
+    indptr = np.concatenate([[0], np.cumsum(np.count_nonzero(rows, axis=1))])
     dtype = np.int32 if max(neurons, indptr[-1]) < 2**31 else np.int64
     nonzero = np.nonzero(rows)
     arrays = rows[nonzero], nonzero[1].astype(dtype), indptr.astype(dtype)
-    return scipy.sparse.csr_array(arrays, shape=(len(alive), neurons))
+    return scipy.sparse.csr_array(arrays, shape=(len(places), neurons))

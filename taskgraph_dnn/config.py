@@ -32,6 +32,7 @@ class Settings:
         strategy: a strategy's name.
         task_seconds: a span of layers is to last about this long.
         dtype: of activations and sums: "float32" or "float64".
+        reductions: work to leave out: "exact", "dynamic", "none" or names, as a text or a list.
         partition_bytes: bytes of activations that one task may hold when partitions are sized automatically.
     """
 
@@ -39,6 +40,7 @@ class Settings:
     kernel: str
     strategy: str
     dtype: str
+    reductions: Any
     task_seconds: float
     partition_bytes: int
 
@@ -82,6 +84,7 @@ def settings(**overrides: Any) -> Settings:
         kernel=_text("kernel", values["kernel"]),
         strategy=_text("strategy", values["strategy"]),
         dtype=_dtype(values["dtype"]),
+        reductions=values["reductions"],
         task_seconds=_positive("task-seconds", values["task_seconds"], float),
         partition_bytes=_positive("partition-bytes", values["partition_bytes"], parse_bytes),
     )

@@ -8,7 +8,10 @@ trace, its replay does); and it is published to the subscribers of this process,
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +23,13 @@ class TaskEvent:
         partition: the batch partition, from 0.
         first_layer, last_layer: the layers that the task computed, from 1, both included.
         worker: the thread, or the worker process and thread, that ran it.
-        prepare_seconds: spent before `start` on loading and packing weights and compiling kernels.
+        prepare_seconds: spent on loading and packing weights and compiling kernels, or on waiting for another task
+            that did.
         start, end: seconds since the epoch, of the machine that ran it.
-        samples: samples in the partition.
-        alive: how many of them have a nonzero output.
+        samples: samples that the task was given, each of those counted that were folded into another one.
         nbytes: bytes of the activations that the task returned.
-        multiply_adds: multiply-adds that the task did.
+        counts: layers x 3: after each layer, the samples that have a nonzero output, folded ones counted; the samples
+            that are still carried, folded ones not counted; and the multiply-adds done.
     """
 
     run: str
@@ -37,14 +41,23 @@ class TaskEvent:
     start: float
     end: float
     samples: int
-    alive: int
     nbytes: int
-    multiply_adds: int
+    counts: NDArray[np.int64] = field(compare=False)
 
     @property
     def seconds(self) -> float:
         """Seconds of computing, preparation apart."""
-        return self.end - self.start
+        return self.end - self.start - self.prepare_seconds
+
+    @property
+    def alive(self) -> int:
+        """How many of the samples have a nonzero output after the last layer."""
+        return int(self.counts[-1, 0])
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds that the task did."""
+        return int(self.counts[:, 2].sum())
 
 
 Subscriber = Callable[[TaskEvent], None]

@@ -2,7 +2,9 @@
 
     inputs-TOKEN, p                        rows of partition p: data, or a task that checks a block of a Dask array
     network-TOKEN                          the network, where it has no file that workers could read
-    layers-TOKEN, stop, p                  a span of layers, up to layer `stop`, of partition p
+    layers-TOKEN, stop, p                  a span of layers, up to layer `stop`, of partition p; merged partitions are
+                                           numbered behind the others
+    left-TOKEN, stop, p                    the samples that partition p leaves to a merged one after that span
     inferenceresult-TOKEN                  all partitions, joined
 
 Two expressions make it. `InferencePartitions` is what a collection holds: its keys are the last span of every
@@ -12,6 +14,7 @@ as it is, and the graph is built where the scheduler runs.
 The methods with underscores are Dask's expression protocol (`dask._expr.Expr`).
 """
 
+from itertools import pairwise
 from typing import Any
 
 import scipy.sparse
@@ -20,11 +23,12 @@ from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.sizeof import sizeof
 from dask.tokenize import tokenize
 
+from taskgraph_dnn.flow import Span
 from taskgraph_dnn.inputs import checked_rows, row_slice
 from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.result import collect
-from taskgraph_dnn.spans import Span, run_span
+from taskgraph_dnn.spans import left_over, run_span
 
 # Dask takes a matrix for 56 bytes, and then moves and spills blindly.
 sizeof.register(scipy.sparse.csr_array, sparse_nbytes)
@@ -43,7 +47,7 @@ class _Partitions(Expr):  # type: ignore[misc]
 
     def finalize_compute(self) -> "InferenceResult":
         """Return the expression that `compute` evaluates; Dask wants it to have one key."""
-        return InferenceResult(self, self.plan, self.read_seconds, self.prepare_seconds)
+        return InferenceResult(self, self.plan, self.places, self.read_seconds, self.prepare_seconds)
 
 
 class InferencePartitions(_Partitions):
@@ -54,15 +58,17 @@ class InferencePartitions(_Partitions):
         inputs: checked rows (CSR or dense, samples x inputs), or the expression of a Dask array with one block of all
             inputs for each partition.
         plan: the `Plan`.
+        places: as of `Reductions`.
         token: what the keys are named by; equal for equal networks, inputs and plans. It is not the expression's own
             token: that one changes when Dask's optimizer rewrites `inputs`, and the collection's keys must not.
         read_seconds, prepare_seconds: what came before the run, for the result; no part of the expression's name.
     """
 
-    _parameters = ["network", "inputs", "plan", "token", "read_seconds", "prepare_seconds"]  # noqa: RUF012
+    _parameters = ["network", "inputs", "plan", "places", "token", "read_seconds", "prepare_seconds"]  # noqa: RUF012
 
     def __dask_keys__(self) -> list[Any]:
-        return [self._span_key(len(self.plan.layers), p) for p in range(len(self.plan.partitions))]
+        partitions = len(self.plan.partitions) + self.plan.merged
+        return [self._span_key(len(self.plan.layers), p) for p in range(partitions)]
 
     def _span_key(self, stop: int, partition: int) -> tuple[str, int, int]:
         return (f"layers-{self.token}", stop, partition)
@@ -77,11 +83,27 @@ class InferencePartitions(_Partitions):
         for partition in range(len(self.plan.partitions)):
             before = TaskRef(nodes[partition].key)
             for first, stop in self.plan.spans:
-                span = self._span(partition, first, stop)
-                task = Task(self._span_key(stop, partition), run_span, before, network, span)
-                nodes.append(task)
-                before = TaskRef(task.key)
+                nodes.append(self._span_task(partition, first, stop, before, network))
+                before = TaskRef(nodes[-1].key)
+        for merged in range(self.plan.merged):
+            nodes += self._merged_nodes(merged, network)
         return {node.key: node for node in nodes}
+
+    def _merged_nodes(self, merged: int, network: Any) -> list[Task]:
+        """Return the tasks of a merged partition, which takes on what others leave after each span but the last."""
+        nodes, partition = [], len(self.plan.partitions) + merged
+        together: list[TaskRef] = []
+        for (_, left), (first, stop) in pairwise(self.plan.spans):
+            for member in self.plan.members(merged):
+                before = TaskRef(self._span_key(left, member))
+                nodes.append(Task((f"left-{self.token}", left, member), left_over, before, self.plan.few))
+                together.append(TaskRef(nodes[-1].key))
+            nodes.append(self._span_task(partition, first, stop, List(*together), network))
+            together = [TaskRef(nodes[-1].key)]
+        return nodes
+
+    def _span_task(self, partition: int, first: int, stop: int, before: Any, network: Any) -> Task:
+        return Task(self._span_key(stop, partition), run_span, before, network, self._span(partition, first, stop))
 
     def _input_nodes(self) -> list[Any]:
         name = f"inputs-{self.token}"
@@ -98,9 +120,21 @@ class InferencePartitions(_Partitions):
         ]
 
     def _span(self, partition: int, first: int, stop: int) -> Span:
-        plan = self.plan
-        kernels = tuple(layer.kernel for layer in plan.layers[first:stop])
-        return Span(self.token, partition, first, stop, kernels, plan.lanes, plan.tiles_at_once, plan.dtype)
+        plan, merges = self.plan, partition >= len(self.plan.partitions)
+        return Span(
+            run=self.token,
+            partition=partition,
+            first_sample=0 if merges else plan.partitions[partition][0],
+            first=first,
+            stop=stop,
+            kernels=tuple(layer.kernel for layer in plan.layers[first:stop]),
+            lanes=plan.lanes,
+            tiles_at_once=plan.tiles_at_once,
+            dtype=plan.dtype,
+            reductions=plan.dynamic,
+            few=plan.few,
+            merges=merges,
+        )
 
 
 class RebuiltPartitions(_Partitions):
@@ -109,10 +143,10 @@ class RebuiltPartitions(_Partitions):
     Operands:
         graph: the graph, or the partitions' values or futures.
         keys: the partitions' keys in it.
-        token, plan, read_seconds, prepare_seconds: as of the inference.
+        token, plan, places, read_seconds, prepare_seconds: as of the inference.
     """
 
-    _parameters = ["graph", "keys", "token", "plan", "read_seconds", "prepare_seconds"]  # noqa: RUF012
+    _parameters = ["graph", "keys", "token", "plan", "places", "read_seconds", "prepare_seconds"]  # noqa: RUF012
 
     def __dask_keys__(self) -> list[Any]:
         return list(self.keys)
@@ -124,7 +158,7 @@ class RebuiltPartitions(_Partitions):
 class InferenceResult(Expr):  # type: ignore[misc]
     """The result of an inference: one key. Operands as of `InferencePartitions`, whose partitions it joins."""
 
-    _parameters = ["partitions", "plan", "read_seconds", "prepare_seconds"]  # noqa: RUF012
+    _parameters = ["partitions", "plan", "places", "read_seconds", "prepare_seconds"]  # noqa: RUF012
 
     def __dask_tokenize__(self) -> str:
         token: str = tokenize(type(self).__name__, self.partitions)
@@ -135,7 +169,8 @@ class InferenceResult(Expr):  # type: ignore[misc]
 
     def _layer(self) -> dict[Any, Any]:
         finished = List(*(TaskRef(key) for key in self.partitions.__dask_keys__()))
-        return {self._name: Task(self._name, collect, finished, self.plan, self.read_seconds, self.prepare_seconds)}
+        timing = self.read_seconds, self.prepare_seconds
+        return {self._name: Task(self._name, collect, finished, self.plan, self.places, *timing)}
 
 
 def array_expr(array: Any) -> Expr:

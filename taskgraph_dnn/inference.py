@@ -18,6 +18,8 @@ from taskgraph_dnn.graph import InferencePartitions, RebuiltPartitions, array_ex
 from taskgraph_dnn.inputs import checked_rows, density
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import Plan, even_ranges, make_plan
+from taskgraph_dnn.reductions.choice import choose_reductions
+from taskgraph_dnn.reductions.names import chosen_reductions
 from taskgraph_dnn.result import Result, collect
 
 
@@ -29,6 +31,7 @@ def infer(
     kernel: str | None = None,
     strategy: str | None = None,
     dtype: Any = None,
+    reductions: Any = None,
 ) -> "Inference":
     """Return the lazy inference of `samples` by `network`.
 
@@ -41,6 +44,8 @@ def infer(
         strategy: "hybrid" (spans of layers of any partition on any worker) or "data" (a partition's whole chain in one
             task).
         dtype: of activations, sums and outputs: float32 or float64.
+        reductions: work to leave out: "exact" (all that leave the answer as it is), "dynamic" (those among them that
+            leave every bit as it is), "none", or names of reductions; see docs/reductions.md.
 
     Options that are None are taken from Dask's configuration, `taskgraph-dnn.*`.
 
@@ -54,22 +59,24 @@ def infer(
     started = time.perf_counter()
     if not isinstance(network, Network):
         raise InputError(f"network is a {type(network).__name__}, expected a Network")
-    chosen = settings(partitions=partitions, kernel=kernel, strategy=strategy, dtype=dtype)
+    chosen = settings(partitions=partitions, kernel=kernel, strategy=strategy, dtype=dtype, reductions=reductions)
+    reduced = choose_reductions(network, chosen_reductions(chosen.reductions))
     threads = executors.thread_count()
     inputs: Any
     if is_dask_collection(samples):
         array = _row_chunks(samples, network, chosen)
         bounds = tuple(pairwise(accumulate(array.chunks[0], initial=0)))
-        plan = make_plan(network, len(array), chosen, threads=threads, partitions=bounds)
+        plan = make_plan(reduced, len(array), chosen, threads=threads, partitions=bounds)
         inputs = array_expr(array)
     else:
         inputs = checked_rows(samples, network.inputs)
-        plan = make_plan(network, inputs.shape[0], chosen, threads=threads, density=density(inputs))
+        plan = make_plan(reduced, inputs.shape[0], chosen, threads=threads, density=density(inputs))
     read_seconds = network.read_seconds + getattr(samples, "read_seconds", 0.0)
-    source = network if network.source is None else network.source
+    source = reduced.network if reduced.network.source is None else reduced.network.source
     token = tokenize(network.digest, inputs, plan, ensure_deterministic=True)
     prepare_seconds = time.perf_counter() - started
-    return Inference(InferencePartitions(source, inputs, plan, token, read_seconds, prepare_seconds))
+    timing = read_seconds, prepare_seconds
+    return Inference(InferencePartitions(source, inputs, plan, reduced.places, token, *timing))
 
 
 def _row_chunks(array: Any, network: Network, chosen: Settings) -> Any:
@@ -159,11 +166,11 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
         return token
 
     def __dask_postcompute__(self) -> tuple[Callable[..., Result], tuple[Any, ...]]:
-        return collect, (self.plan, self.expr.read_seconds, self.expr.prepare_seconds)
+        return collect, (self.plan, self.expr.places, self.expr.read_seconds, self.expr.prepare_seconds)
 
     def __dask_postpersist__(self) -> tuple[Callable[..., "Inference"], tuple[Any, ...]]:
         timing = self.expr.read_seconds, self.expr.prepare_seconds
-        return _rebuilt, (self.__dask_keys__(), self.token, self.plan, *timing)
+        return _rebuilt, (self.__dask_keys__(), self.token, self.plan, self.expr.places, *timing)
 
 
 def _rebuilt(
@@ -171,9 +178,10 @@ def _rebuilt(
     keys: list[Any],
     token: str,
     plan: Plan,
+    places: Any,
     read_seconds: float,
     prepare_seconds: float,
     rename: Mapping[str, str] | None = None,
 ) -> Inference:
     keys = [replace_name_in_key(key, rename or {}) for key in keys]
-    return Inference(RebuiltPartitions(graph, keys, token, plan, read_seconds, prepare_seconds))
+    return Inference(RebuiltPartitions(graph, keys, token, plan, places, read_seconds, prepare_seconds))

@@ -51,8 +51,10 @@ def row_slice(rows: Any, first: int, stop: int) -> Any:
         return rows[first:stop]
     start, end = rows.indptr[first], rows.indptr[stop]
     indptr = rows.indptr[first : stop + 1] - start
-    shape = (stop - first, rows.shape[1])
-    return scipy.sparse.csr_array((rows.data[start:end], rows.indices[start:end], indptr), shape=shape, copy=False)
+    part = scipy.sparse.csr_array((stop - first, rows.shape[1]), dtype=rows.dtype)
+    # Given to the constructor, arrays that are a small part of others would be copied.
+    part.data, part.indices, part.indptr = rows.data[start:end], rows.indices[start:end], indptr
+    return part
 
 
 def _float32(rows: Any) -> Any:

@@ -18,14 +18,21 @@ from taskgraph_dnn.errors import PlanError
 from taskgraph_dnn.kernels import Kernel
 from taskgraph_dnn.machine import last_cache
 from taskgraph_dnn.network import Network
+from taskgraph_dnn.reductions.choice import Reductions, choose_reductions
+from taskgraph_dnn.reductions.names import DYNAMIC, chosen_reductions
 
 #: Lanes of a tile, of which a plan takes those that are expected to be the faster: every edge is decoded once for all
 #: lanes, but a wider tile needs more of the caches.
 _LANES = (32, 16)
 
 #: With so many tiles at once the weights, which are read once for all of them, cost next to nothing; more would only
-#: need more room.
-_MOST_TILES = 8
+#: need more room. But in small layers a block of tiles has so many bytes at least, that what is done for each block
+#: costs next to nothing, too.
+_MOST_TILES, _BLOCK_NBYTES = 8, 2**20
+
+#: A partition leaves its last samples to a merged one if they fill no more than this part of a tile; so many partitions
+#: share a merged one.
+_FEW, _MERGED = 1 / 4, 64
 
 #: Each worker thread gets at least this many partitions, so that one slow partition does not leave the others idle.
 _PARTITIONS_PER_THREAD = 2
@@ -36,12 +43,21 @@ MOST_PARTITIONS = 1_000_000
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One layer: the layers it reads (from 0; -1 is the network's input), its shape, its kernel and why that one."""
+    """One layer that is computed.
+
+    Attributes:
+        sources: the layers it reads (from 0; -1 is the network's input).
+        inputs, outputs, nnz: its shape and edges, as they are computed: after static reductions.
+        edges: of the layer as the network has it; 0 where the layer only adds inputs up, for those that follow.
+        kernel: what computes it.
+        reason: why.
+    """
 
     sources: tuple[int, ...]
     inputs: int
     outputs: int
     nnz: int
+    edges: int
     kernel: str
     reason: str
 
@@ -52,7 +68,12 @@ class Plan:
 
     Attributes:
         strategy: how spans are cut, one of `STRATEGIES`.
-        layers: one entry a layer.
+        layers: one entry for each layer that is computed.
+        folds_inputs: whether the first of them only adds inputs up.
+        reductions: names of the reductions in use.
+        notes: for each reduction that was asked for, its name and what it finds, or why it is off.
+        few: a partition with no more samples left, after a span, leaves them to a merged one; 0 if there is none.
+        merged: merged partitions; they are numbered behind the others.
         spans: (first, stop) layers of each span, from 0, in order and without gaps.
         partitions: (first, stop) samples of each batch partition, likewise.
         lanes: samples in a tile of activations.
@@ -66,6 +87,11 @@ class Plan:
 
     strategy: str
     layers: tuple[LayerPlan, ...]
+    folds_inputs: bool
+    reductions: tuple[str, ...]
+    notes: tuple[tuple[str, str], ...]
+    few: int
+    merged: int
     spans: tuple[tuple[int, int], ...]
     partitions: tuple[tuple[int, int], ...]
     lanes: int
@@ -87,13 +113,27 @@ class Plan:
 
     @property
     def tasks(self) -> int:
-        """Tasks that compute layers: spans x partitions."""
-        return len(self.spans) * len(self.partitions)
+        """Tasks that compute layers: spans x partitions, and the merged partitions' from the second span on."""
+        return len(self.spans) * len(self.partitions) + (len(self.spans) - 1) * self.merged
 
     @property
-    def nnz(self) -> int:
-        """Edges of all layers."""
-        return sum(layer.nnz for layer in self.layers)
+    def edges(self) -> int:
+        """Edges of all layers as the network has them."""
+        return sum(layer.edges for layer in self.layers)
+
+    @property
+    def depth(self) -> int:
+        """Layers of the network."""
+        return len(self.layers) - self.folds_inputs
+
+    @property
+    def dynamic(self) -> tuple[str, ...]:
+        """Those reductions in use that tasks apply to activations."""
+        return tuple(name for name in self.reductions if name in DYNAMIC)
+
+    def members(self, merged: int) -> range:
+        """Return the partitions that leave their last samples to a merged one, which is numbered from 0."""
+        return range(merged * _MERGED, min((merged + 1) * _MERGED, len(self.partitions)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, ready for JSON."""
@@ -104,7 +144,7 @@ class Plan:
 
 
 def make_plan(
-    network: Network,
+    network: Network | Reductions,
     samples: int,
     settings: Settings,
     *,
@@ -115,7 +155,7 @@ def make_plan(
     """Plan a run.
 
     Args:
-        network: what to run.
+        network: what to run, or what is to be left out of it already.
         samples: samples in the batch.
         settings: how to plan.
         threads: worker threads that will run it.
@@ -123,12 +163,15 @@ def make_plan(
         density: which part of the input is not zero.
 
     Raises:
-        PlanError: the strategy is unknown.
+        PlanError: the strategy, or a reduction, is unknown.
         KernelError: the kernel is unknown.
         MissingDependencyError: the kernel needs a package that is not installed.
     """
     if settings.strategy not in STRATEGIES:
         raise PlanError(f"unknown strategy {settings.strategy!r}, expected one of {', '.join(STRATEGIES)}")
+    if isinstance(network, Network):
+        network = choose_reductions(network, chosen_reductions(settings.reductions))
+    reductions, network = network, network.network
     choices = {lanes: _choices(network, settings, lanes, density) for lanes in _LANES}
     seconds = {
         lanes: sum(layer.seconds for layer in _costs(network, chosen, samples, lanes, settings, density))
@@ -136,19 +179,24 @@ def make_plan(
     }
     lanes = min(_LANES, key=seconds.__getitem__)
     chosen = choices[lanes]
+    width = _Width.of(network, lanes, settings, rows=chosen[0][0].reads_rows)
+    tiles = _tiles_at_once(width, threads)
     if partitions is None:
-        partitions = _cut(samples, lanes, network, settings, threads)
+        partitions = _cut(samples, lanes, width, settings, threads)
     largest = max((stop - first for first, stop in partitions), default=0)
     costs = _costs(network, chosen, largest, lanes, settings, density)
-    spans = STRATEGIES[settings.strategy]([c.seconds for c in costs], settings)
-    tiles = _tiles_at_once(network, lanes, threads, settings)
+    growing = any(name in DYNAMIC for name in reductions.used)
+    spans = STRATEGIES[settings.strategy]([c.seconds for c in costs], settings, growing)
+    used, notes, merged = _merging(reductions, len(partitions), len(spans))
     passing = min(1.0, tiles * lanes / largest) if largest else 0.0
     return Plan(
         strategy=settings.strategy,
-        layers=tuple(
-            LayerPlan(network.sources(number), layer.inputs, layer.outputs, layer.nnz, kernel.name, reason)
-            for number, (layer, (kernel, reason)) in enumerate(zip(network, chosen, strict=True))
-        ),
+        layers=_layer_plans(reductions, chosen),
+        folds_inputs=reductions.folds_inputs,
+        reductions=used,
+        notes=notes,
+        few=int(_FEW * lanes) if merged else 0,
+        merged=merged,
         spans=spans,
         partitions=tuple(partitions),
         lanes=lanes,
@@ -157,24 +205,58 @@ def make_plan(
         threads=threads,
         longest_task_seconds=max(sum(c.seconds for c in costs[first:stop]) for first, stop in spans),
         largest_task_nbytes=max(
-            _span_nbytes(costs[first:stop], passing, last=stop == len(costs)) for first, stop in spans
+            _span_nbytes(costs[first:stop], passing, pools=growing, last=stop == len(costs)) for first, stop in spans
         ),
     )
 
 
-def _span_nbytes(costs: Sequence[Cost], passing: float, *, last: bool) -> int:
+def _span_nbytes(costs: Sequence[Cost], passing: float, *, pools: bool, last: bool) -> int:
     """Bytes of a span: what it was given, what it returns, and two buffers for the part that is passing through.
 
-    The last span returns rows, which are no dense activations, and mostly few.
+    The last span returns rows, which are no dense activations, and mostly few. Where samples may wait in pools, all
+    that were given may wait before the widest layer; those that wait are not yet among what is returned.
     """
     widest = max(max(layer.read_nbytes, layer.written_nbytes) for layer in costs)
-    returned = 0 if last else costs[-1].written_nbytes
+    returned = widest if pools else 0 if last else costs[-1].written_nbytes
     return costs[0].read_nbytes + returned + int(2 * passing * widest)
 
 
-def _widest(network: Network, settings: Settings) -> int:
-    """The most bytes of activations that a layer reads and writes for one sample."""
-    return np.dtype(settings.dtype).itemsize * max(layer.inputs + layer.outputs for layer in network)
+def _layer_plans(reductions: Reductions, chosen: list[tuple[Kernel, str]]) -> tuple[LayerPlan, ...]:
+    network = reductions.network
+    edges = [0] * reductions.folds_inputs + [layer.nnz for layer in reductions.original]
+    return tuple(
+        LayerPlan(network.sources(number), layer.inputs, layer.outputs, layer.nnz, edges[number], kernel.name, reason)
+        for number, (layer, (kernel, reason)) in enumerate(zip(network, chosen, strict=True))
+    )
+
+
+def _merging(
+    reductions: Reductions, partitions: int, spans: int
+) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]:
+    """Return the reductions in use, the notes, and how many merged partitions there are."""
+    name = "merge-partitions"
+    if name not in reductions.used:
+        return reductions.used, reductions.notes, 0
+    if partitions > 1 and spans > 1:
+        return reductions.used, reductions.notes, -(-partitions // _MERGED)
+    off = "off: there is only one partition" if partitions <= 1 else "off: there is only one span of layers"
+    notes = tuple((noted, off if noted == name else note) for noted, note in reductions.notes)
+    return tuple(used for used in reductions.used if used != name), notes, 0
+
+
+@dataclass(frozen=True)
+class _Width:
+    """The most bytes of dense activations of a tile: in one place, and what a layer reads and writes."""
+
+    widest: int
+    passing: int
+
+    @classmethod
+    def of(cls, network: Network, lanes: int, settings: Settings, *, rows: bool) -> "_Width":
+        """Return a network's; `rows` says that its first layer reads rows, which are no dense activations."""
+        value = lanes * np.dtype(settings.dtype).itemsize
+        ends = [(0 if rows and not number else y.inputs, y.outputs) for number, y in enumerate(network)]
+        return cls(value * max(map(max, ends)), value * max(map(sum, ends)))
 
 
 def _choices(network: Network, settings: Settings, lanes: int, density: float) -> list[tuple[Kernel, str]]:
@@ -194,21 +276,20 @@ def _costs(
     ]
 
 
-def _tiles_at_once(network: Network, lanes: int, threads: int, settings: Settings) -> int:
+def _tiles_at_once(width: _Width, threads: int) -> int:
     """So many that the activations of a layer stay in the caches, where the next layer finds them."""
     last = last_cache()
     share = last.nbytes // (2 * min(threads, last.cores))  # the weights go through the other half
-    return max(1, min(_MOST_TILES, share // (lanes * _widest(network, settings))))
+    return max(1, min(max(_MOST_TILES, _BLOCK_NBYTES // width.passing), share // width.passing))
 
 
-def _cut(samples: int, lanes: int, network: Network, settings: Settings, threads: int) -> tuple[tuple[int, int], ...]:
+def _cut(samples: int, lanes: int, width: _Width, settings: Settings, threads: int) -> tuple[tuple[int, int], ...]:
     if isinstance(settings.partitions, int):
         return even_ranges(samples, settings.partitions)
-    tile = lanes * np.dtype(settings.dtype).itemsize * max(max(layer.inputs, layer.outputs) for layer in network)
     tiles = -(-samples // lanes)
     # What a task was given, and what it returns; and two buffers for the tiles that pass through, or for all of them.
-    passing = min(_tiles_at_once(network, lanes, threads, settings), settings.partition_bytes // (4 * tile))
-    fitting = max(1, settings.partition_bytes // (2 * tile) - passing)
+    passing = min(_tiles_at_once(width, threads), settings.partition_bytes // (4 * width.widest))
+    fitting = max(1, settings.partition_bytes // (2 * width.widest) - passing)
     count = max(-(-tiles // fitting), min(_PARTITIONS_PER_THREAD * threads, tiles))
     # Whole tiles, so that no partition but the last computes padding.
     return tuple((first * lanes, min(stop * lanes, samples)) for first, stop in even_ranges(tiles, count))
@@ -227,20 +308,25 @@ def even_ranges(total: int, parts: int) -> tuple[tuple[int, int], ...]:
     return tuple(pairwise(edges))
 
 
-def _hybrid_spans(seconds: Sequence[float], settings: Settings) -> tuple[tuple[int, int], ...]:
-    """Group layers until a task lasts `task_seconds`, so that scheduling stays small beside it."""
-    edges, running = [0], 0.0
+def _hybrid_spans(seconds: Sequence[float], settings: Settings, growing: bool) -> tuple[tuple[int, int], ...]:
+    """Group layers until a task lasts `task_seconds`, so that scheduling stays small beside it.
+
+    Where samples may be dropped on the way, later tasks may have next to nothing to do: each span may last twice as
+    long as the one before.
+    """
+    edges, running, lasting = [0], 0.0, settings.task_seconds
     for layer, layer_seconds in enumerate(seconds):
-        if running >= settings.task_seconds:
+        if running >= lasting:
             edges.append(layer)
             running = 0.0
+            lasting *= 2 if growing else 1
         running += layer_seconds
-    if running < settings.task_seconds / 2 and len(edges) > 1:
+    if running < lasting / 2 and len(edges) > 1:
         edges.pop()  # what is left is too little for a task of its own
     return tuple(pairwise([*edges, len(seconds)]))
 
 
-def _data_spans(seconds: Sequence[float], settings: Settings) -> tuple[tuple[int, int], ...]:  # noqa: ARG001
+def _data_spans(seconds: Sequence[float], settings: Settings, growing: bool) -> tuple[tuple[int, int], ...]:  # noqa: ARG001
     """All layers of a partition in one task: its activations never leave the worker."""
     return ((0, len(seconds)),)
 
@@ -254,11 +340,13 @@ def _table(plan: Plan) -> str:
     largest = max((stop - first for first, stop in plan.partitions), default=0)
     longest = max(stop - first for first, stop in plan.spans)
     mebibytes = plan.largest_task_nbytes / 2**20
-    rows = [("layers", "inputs", "outputs", "nnz a layer", "kernel", "why")]
-    described = [(f"{y.inputs:,}", f"{y.outputs:,}", f"{y.nnz:,}", y.kernel, y.reason) for y in plan.layers]
-    for alike, group in groupby(enumerate(described, start=1), key=lambda numbered: numbered[1]):
+    rows = [("layers", "inputs", "outputs", "edges a layer", "computed", "kernel", "why")]
+    described = [
+        (f"{y.inputs:,}", f"{y.outputs:,}", f"{y.edges:,}", f"{y.nnz:,}", y.kernel, y.reason) for y in plan.layers
+    ]
+    for alike, group in groupby(enumerate(described, start=1 - plan.folds_inputs), key=lambda numbered: numbered[1]):
         numbers = [number for number, _ in group]
-        label = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
+        label = str(numbers[0] or "input") if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
         rows.append((label, *alike))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     passing = f"{plan.tiles_at_once:,} {'tile' if plan.tiles_at_once == 1 else 'tiles'} at once"
@@ -269,6 +357,7 @@ def _table(plan: Plan) -> str:
             f"spans       {len(plan.spans):,} of up to {longest:,} layers, {passing}",
             f"graph       {plan.nodes:,} logical nodes (layer x partition) in {plan.tasks:,} tasks",
             f"a task      up to {plan.longest_task_seconds:.2g} s and {mebibytes:,.1f} MiB of activations",
+            *(f"{'' if number else 'reductions':<12}{name}: {note}" for number, (name, note) in enumerate(plan.notes)),
             "",
             *(_line(row, widths) for row in rows),
         ]

@@ -1,5 +1,7 @@
 """Results as tables for people and as plain values for programs."""
 
+from dataclasses import asdict
+from itertools import groupby
 from typing import Any
 
 from rich.table import Table
@@ -14,10 +16,11 @@ def result_table(result: Result) -> Table:
     plan, seconds = result.plan, result.seconds
     table = Table(show_header=False)
     table.add_row("samples", f"{result.samples:,}")
-    table.add_row("layers", f"{len(plan.layers):,}, {plan.nnz:,} edges")
+    table.add_row("layers", f"{plan.depth:,}, {plan.edges:,} edges")
     table.add_row(
         "tasks", f"{plan.tasks:,} ({len(plan.partitions):,} partitions x {len(plan.spans):,} spans of layers)"
     )
+    table.add_row("reductions", ", ".join(plan.reductions) or "none")
     table.add_row("kernel", ", ".join(sorted({layer.kernel for layer in plan.layers})))
     table.add_row("categories", f"{len(result.categories):,} samples with a nonzero output")
     table.add_section()
@@ -25,7 +28,27 @@ def result_table(result: Result) -> Table:
     table.add_row("prepare", f"{seconds.prepare:.3f} s")
     table.add_row("infer", f"{seconds.infer:.3f} s")
     table.add_row("rate", f"{result.edges_per_second:.3g} edges/s (samples x edges / infer seconds)")
+    table.add_row("multiply-adds", f"{_share(result.multiply_adds, result.edges)} were done, the others left out")
     return table
+
+
+def layers_table(result: Result) -> Table:
+    """Return what was left and what was done, layer by layer, as a table for the terminal; equal layers share a row."""
+    table = Table("layers", "samples alive", "distinct", "multiply-adds done", "of all")
+    for column in table.columns:
+        column.justify = "right"
+    counts = groupby(result.layers, key=lambda layer: (layer.alive, layer.distinct, layer.done, layer.skipped))
+    for (alive, distinct, done, skipped), group in counts:
+        numbers = [layer.layer for layer in group]
+        label = str(numbers[0] or "input") if len(numbers) == 1 else f"{numbers[0]:,}-{numbers[-1]:,}"
+        each = " each" if len(numbers) > 1 and done else ""
+        share = f"{done / (done + skipped):.2%}" if done + skipped else ""
+        table.add_row(label, f"{alive:,}", f"{distinct:,}", f"{done:,}{each}", share)
+    return table
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part:,} of {whole:,} ({part / whole:.2%})" if whole else "none"
 
 
 def check_table(checks: list[Check]) -> Table:
@@ -41,7 +64,8 @@ def result_dict(result: Result, checks: list[Check]) -> dict[str, Any]:
     """Return the answer, its plan and its times as plain values, ready for JSON; samples are numbered from 0."""
     return {
         "neurons": result.plan.layers[0].inputs,
-        "layers": len(result.plan.layers),
+        "layers": result.plan.depth,
+        "reductions": list(result.plan.reductions),
         "samples": result.samples,
         "edges": result.edges,
         "multiply_adds": result.multiply_adds,
@@ -50,6 +74,7 @@ def result_dict(result: Result, checks: list[Check]) -> dict[str, Any]:
         "infer_seconds": result.seconds.infer,
         "edges_per_second": result.edges_per_second,
         "categories": result.categories.tolist(),
+        "layer_counts": [asdict(layer) for layer in result.layers],
         "verified": all(check.passed for check in checks) if checks else None,
         "checks": [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks],
         "plan": result.plan.to_dict(),

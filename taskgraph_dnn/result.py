@@ -1,5 +1,6 @@
 """The answer of a run, and what it took."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +21,8 @@ class Seconds:
     Attributes:
         read: reading or generating the network and the samples, where this package did it.
         prepare: validating, planning, and, summed over tasks, loading and packing weights and compiling kernels.
-        infer: from the start of the first task to the end of the last, from the rows of input to the rows of output.
+        infer: from the start of the first task to the end of the last, from the rows of input to the rows of output,
+            less what every worker spent on preparing in the meantime.
     """
 
     read: float
@@ -31,36 +33,70 @@ class Seconds:
         return f"read {self.read:.3g} s, prepare {self.prepare:.3g} s, infer {self.infer:.3g} s"
 
 
+@dataclass(frozen=True)
+class LayerCounts:
+    """What was left, and what was done, in one layer of the network.
+
+    Attributes:
+        layer: its number, from 1; 0 where inputs were only added up, for the layers that follow.
+        alive: samples that have a nonzero output after it.
+        distinct: samples that were still carried after it: equal ones once, dropped ones not.
+        done: multiply-adds that were done in it.
+        skipped: multiply-adds that all samples and all its edges would have taken, less those; below 0 in layer 0.
+    """
+
+    layer: int
+    alive: int
+    distinct: int
+    done: int
+    skipped: int
+
+
 @dataclass(frozen=True, eq=False)
 class Result:
     """The answer of a run.
 
     Attributes:
-        outputs: the last layer's activations, CSR, samples x outputs, of the plan's dtype.
+        distinct: the last layer's activations as they were computed: one row for equal samples, one column for equal
+            neurons; CSR.
+        rows: for each sample its row of `distinct`, or -1 where all its outputs are zero.
+        places: for each output its column of `distinct`, or -1 where it is always zero; None where the two agree.
         seconds: reading, preparing and inferring, apart.
         plan: how it was run.
         events: one for each task, by partition and layer.
     """
 
-    outputs: scipy.sparse.csr_array
+    distinct: scipy.sparse.csr_array
+    rows: NDArray[np.int64]
+    places: NDArray[np.int32] | None
     seconds: Seconds
     plan: Plan
     events: tuple[TaskEvent, ...]
 
     @cached_property
+    def outputs(self) -> scipy.sparse.csr_array:
+        """The last layer's activations, CSR, samples x outputs, of the plan's dtype; made at first use."""
+        wide = self.distinct if self.places is None else _unfolded(self.distinct, self.places)
+        none = scipy.sparse.csr_array((1, wide.shape[1]), dtype=wide.dtype)  # row -1
+        rows = scipy.sparse.vstack([wide, none], format="csr")[self.rows]
+        rows.sort_indices()
+        return rows
+
+    @cached_property
     def categories(self) -> NDArray[np.int64]:
         """Numbers, from 0 and ascending, of the samples that have a nonzero output (the challenge's answer)."""
-        return np.flatnonzero(np.diff(self.outputs.indptr)).astype(np.int64)
+        nonzero = np.append(np.diff(self.distinct.indptr) > 0, False)
+        return np.flatnonzero(nonzero[self.rows]).astype(np.int64)
 
     @property
     def samples(self) -> int:
         """Samples of the batch."""
-        return int(self.outputs.shape[0])
+        return len(self.rows)
 
     @property
     def edges(self) -> int:
         """Samples x edges of the network: the challenge's measure of the work."""
-        return self.samples * self.plan.nnz
+        return self.samples * self.plan.edges
 
     @property
     def edges_per_second(self) -> float:
@@ -69,26 +105,77 @@ class Result:
 
     @property
     def multiply_adds(self) -> int:
-        """Multiply-adds that were done."""
+        """Multiply-adds that were done: fewer than `edges` where reductions left some out."""
         return sum(event.multiply_adds for event in self.events)
 
+    @cached_property
+    def layers(self) -> tuple[LayerCounts, ...]:
+        """What was left and what was done, layer by layer."""
+        counts = np.zeros((len(self.plan.layers), 3), np.int64)
+        for event in self.events:
+            counts[event.first_layer - 1 : event.last_layer] += event.counts
+        return tuple(
+            LayerCounts(number, int(alive), int(distinct), int(done), self.samples * layer.edges - int(done))
+            for number, (layer, (alive, distinct, done)) in enumerate(
+                zip(self.plan.layers, counts, strict=True), start=1 - self.plan.folds_inputs
+            )
+        )
+
     def __repr__(self) -> str:
+        outputs = self.distinct.shape[1] if self.places is None else len(self.places)
         return (
-            f"Result({self.samples:,} samples x {self.outputs.shape[1]:,} outputs, "
+            f"Result({self.samples:,} samples x {outputs:,} outputs, "
             f"{len(self.categories):,} categories; {self.seconds}; {self.edges_per_second:.3g} edges/s)"
         )
 
 
-def collect(partitions: Sequence[Finished], plan: Plan, read_seconds: float, prepare_seconds: float) -> Result:
-    """Join the finished partitions, in order, to a result."""
+def _unfolded(distinct: scipy.sparse.csr_array, places: NDArray[np.int32]) -> scipy.sparse.csr_array:
+    """Return the matrix with column `places[n]` at n, and zeros where that is -1."""
+    (outputs,) = np.nonzero(places >= 0)
+    shape = distinct.shape[1], len(places)
+    spread = scipy.sparse.csr_array((np.ones(outputs.size, distinct.dtype), (places[outputs], outputs)), shape=shape)
+    return distinct @ spread
+
+
+def collect(
+    partitions: Sequence[Finished],
+    plan: Plan,
+    places: NDArray[np.int32] | None,
+    read_seconds: float,
+    prepare_seconds: float,
+) -> Result:
+    """Join the finished partitions, merged ones last, to a result."""
     events = tuple(event for partition in partitions for event in partition.events)
-    if partitions:
-        outputs = scipy.sparse.vstack([partition.outputs for partition in partitions], format="csr")
-    else:
-        outputs = scipy.sparse.csr_array((0, plan.layers[-1].outputs), dtype=plan.dtype)
+    empty = scipy.sparse.csr_array((0, plan.layers[-1].outputs), dtype=plan.dtype)
+    distinct = scipy.sparse.vstack([empty, *(partition.outputs for partition in partitions)], format="csr")
+    rows = np.full(plan.samples, -1)
+    rows[np.concatenate([np.empty(0, int), *(p.samples for p in partitions)])] = np.arange(distinct.shape[0])
+    rows = rows[_representatives(partitions, plan.samples)]
     seconds = Seconds(
         read=read_seconds,
         prepare=prepare_seconds + sum(event.prepare_seconds for event in events),
-        infer=max((e.end for e in events), default=0.0) - min((e.start for e in events), default=0.0),
+        infer=_infer_seconds(events),
     )
-    return Result(outputs, seconds, plan, events)
+    return Result(distinct, rows, places, seconds, plan, events)
+
+
+def _representatives(partitions: Sequence[Finished], samples: int) -> NDArray[np.int64]:
+    """Return for each sample the one that stands for it at the end: itself, mostly."""
+    found = np.arange(samples)
+    for partition in partitions:
+        found[partition.twins[0]] = partition.twins[1]
+    while True:  # whoever stands for one may have been folded in turn
+        further = found[found]
+        if (further == found).all():
+            return found
+        found = further
+
+
+def _infer_seconds(events: Sequence[TaskEvent]) -> float:
+    """Return the time from the first start to the last end, less the least that any worker prepared in that time."""
+    if not events:
+        return 0.0
+    preparing: defaultdict[str, float] = defaultdict(float)
+    for event in events:
+        preparing[event.worker] += event.prepare_seconds
+    return max(e.end for e in events) - min(e.start for e in events) - min(preparing.values())

@@ -2,98 +2,85 @@
 
 This is the inner floor of a run: it knows networks, activations and kernels, not Dask. A task gets its rows of input,
 or the activations of the span before, and returns activations, or the rows of the result after the last span, together
-with the events of the whole chain so far.
-
-It works depth first: a few tiles go through all layers of the span before the next ones begin, so that a layer finds
-in the cache what the layer before has left there.
+with the events of the whole chain so far. How samples go through the layers is in `flow`.
 """
 
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import scipy.sparse
+from numpy.typing import NDArray
 
-from taskgraph_dnn.activations import Activations, Alive, Values, aligned_empty, fill_tiles, to_csr
+from taskgraph_dnn.activations import Activations, Values, aligned_empty, fill_tiles, to_csr
 from taskgraph_dnn.events import TaskEvent, publish
+from taskgraph_dnn.flow import Block, Budget, Flow, Numbers, Pool, Span
 from taskgraph_dnn.inputs import row_slice
-from taskgraph_dnn.kernels import Kernel, load_kernel
+from taskgraph_dnn.kernels import load_kernel
+from taskgraph_dnn.kernels.packing import packed_layer
 from taskgraph_dnn.matrices import sparse_nbytes
-from taskgraph_dnn.network import Layer, Network, NetworkSource
+from taskgraph_dnn.network import Network, NetworkSource
 from taskgraph_dnn.pools import one_thread_each
+from taskgraph_dnn.reductions.certificates import certify, nothing_proved
+
+#: Weights that are read ahead.
+_AHEAD_NBYTES = 2**26
 
 _EVENT_NBYTES = 200  # about, of one event
 
 
-@dataclass(frozen=True)
-class Span:
-    """The layers of one task.
-
-    Attributes:
-        run: the run's token, for its events.
-        partition: the batch partition, from 0.
-        first, stop: the layers, from 0.
-        kernels: the kernel of each of them.
-        lanes: samples in a tile.
-        tiles_at_once: tiles that go through all layers before the next ones begin.
-        dtype: of the activations.
-    """
-
-    run: str
-    partition: int
-    first: int
-    stop: int
-    kernels: tuple[str, ...]
-    lanes: int
-    tiles_at_once: int
-    dtype: str
-
-
 @dataclass(frozen=True, eq=False)
 class Progressed:
-    """A partition on its way through the network: its activations, and the events of the tasks that made them."""
+    """A partition on its way through the network.
+
+    Attributes:
+        activations: of the samples that are left.
+        twins: 2 x pairs: a sample that was folded, and the one that stands for it.
+        budget: what may still be spent on looking at samples.
+        events: of the tasks that made this.
+    """
 
     activations: Activations
+    twins: Numbers
+    budget: Budget
     events: tuple[TaskEvent, ...]
 
     def __sizeof__(self) -> int:
-        return self.activations.nbytes + _EVENT_NBYTES * len(self.events)
+        return self.activations.__sizeof__() + self.twins.nbytes + _EVENT_NBYTES * len(self.events)
 
 
 @dataclass(frozen=True, eq=False)
 class Finished:
-    """A partition at its end: the last layer's activations as CSR, and the events of its tasks."""
+    """A partition at its end.
+
+    Attributes:
+        outputs: the last layer's activations as CSR, of the samples that are left.
+        samples: their numbers in the batch. All others are zero, or have a twin.
+        twins: as of `Progressed`.
+        events: of the partition's tasks.
+    """
 
     outputs: scipy.sparse.csr_array
+    samples: Numbers
+    twins: Numbers
     events: tuple[TaskEvent, ...]
 
     def __sizeof__(self) -> int:
-        return sparse_nbytes(self.outputs) + _EVENT_NBYTES * len(self.events)
-
-
-@dataclass(frozen=True, eq=False)
-class _Step:
-    """A layer, ready to run."""
-
-    kernel: Kernel
-    packed: Any
-    outputs: int
-
-    def run(self, inputs: Any, outputs: Values, alive: Alive) -> None:
-        self.kernel.run(self.packed, inputs, outputs, alive)
+        return sparse_nbytes(self.outputs) + self.twins.nbytes + _EVENT_NBYTES * len(self.events)
 
 
 def run_span(before: Any, network: Network | NetworkSource, span: Span) -> Progressed | Finished:
     """Take one partition through the layers of `span`.
 
     Args:
-        before: what the span before returned; for the first span the partition's rows of input.
+        before: what the span before returned, or a list of such partitions to be merged; for the first span the
+            partition's rows of input.
         network: the network, or where to read it.
         span: which layers, and how.
 
@@ -103,112 +90,179 @@ def run_span(before: Any, network: Network | NetworkSource, span: Span) -> Progr
     entered = time.time()
     if not isinstance(network, Network):
         network = network.open()
-    layers = network.layers[span.first : span.stop]
-    steps = [
-        _Step(load_kernel(name), packed_layer(layer, name, np.dtype(span.dtype)), layer.outputs)
-        for layer, name in zip(layers, span.kernels, strict=True)
-    ]
-    start = time.time()
-    given, events = (before.activations, before.events) if isinstance(before, Progressed) else (before, ())
-    with one_thread_each() if any(step.kernel.uses_blas for step in steps) else nullcontext():
-        after = _finish(given, steps, span) if span.stop == len(network) else _progress(given, steps, span)
-    samples = _samples(given)
-    event = TaskEvent(
-        run=span.run,
-        partition=span.partition,
-        first_layer=span.first + 1,
-        last_layer=span.stop,
-        worker=f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}",
-        prepare_seconds=start - entered,
-        start=start,
-        end=time.time(),
-        samples=samples,
-        alive=_alive(after),
-        nbytes=_nbytes(after),
-        multiply_adds=samples * sum(layer.nnz for layer in layers),
-    )
+    given = _given(before, network, span)
+    task = _Task(network, span, time.time() - entered)
+    after = task.finish(given) if span.stop == len(network) else task.progress(given)
+    event = task.event(entered, given.samples, after)
     publish(event)
-    events = (*events, event)
-    return Progressed(after, events) if isinstance(after, Activations) else Finished(after, events)
+    return replace(after, events=(*after.events, event))
 
 
-def _samples(given: Any) -> int:
-    return given.samples if isinstance(given, Activations) else int(given.shape[0])
+def left_over(partition: Progressed, few: int) -> Progressed:
+    """Return what a partition leaves to a merged one: its samples if there are at most `few`, without its history."""
+    activations = partition.activations
+    if activations.samples.size > few:
+        activations = _none_of(activations)
+    return Progressed(_copied(activations), np.empty((2, 0), np.int64), Budget(0.0, 0.0), ())
 
 
-def _alive(after: Any) -> int:
-    return int(np.count_nonzero(after.alive if isinstance(after, Activations) else np.diff(after.indptr)))
+def _none_of(activations: Activations) -> Activations:
+    return Activations(activations.values[:0], activations.samples[:0], activations.copies[:0])
 
 
-def _nbytes(after: Any) -> int:
-    return after.nbytes if isinstance(after, Activations) else sparse_nbytes(after)
+def _copied(activations: Activations) -> Activations:
+    """Return activations that do not keep a larger block in memory, of which they are a part."""
+    values = aligned_empty(activations.values.shape, activations.values.dtype)
+    values[...] = activations.values
+    return Activations(values, activations.samples.copy(), activations.copies.copy())
 
 
-def _progress(given: Any, steps: list[_Step], span: Span) -> Activations:
-    """Take all tiles through the steps and return the last one's outputs."""
-    samples = _samples(given)
-    tiles = -(-samples // span.lanes)
-    values = aligned_empty((tiles, steps[-1].outputs, span.lanes), span.dtype)
-    alive = np.empty((tiles, span.lanes), np.bool_)
-    for first, stop, outputs, living in _depth_first(given, steps, span):
-        values[first:stop], alive[first:stop] = outputs, living
-    return Activations(values, alive.ravel()[:samples])
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What a task is given: blocks of samples, how many, and the history that comes with them."""
+
+    parts: Sequence[Any]  # Activations, or rows of input
+    samples: int
+    carried: int  # how many of them are there; others stand for more than one
+    twins: Numbers
+    budget: Budget
+    events: tuple[TaskEvent, ...]
 
 
-def _finish(given: Any, steps: list[_Step], span: Span) -> scipy.sparse.csr_array:
-    """Take all tiles through the steps and return the last one's outputs as rows."""
-    samples = _samples(given)
-    rows = [
-        to_csr(outputs, living.ravel()[: samples - first * span.lanes])
-        for first, _, outputs, living in _depth_first(given, steps, span)
-    ]
-    if not rows:
-        return scipy.sparse.csr_array((0, steps[-1].outputs), dtype=span.dtype)
-    return scipy.sparse.vstack(rows, format="csr")
+def _given(before: Any, network: Network, span: Span) -> _Given:
+    layers = network.layers[span.first :]
+    if not isinstance(before, Progressed | list):
+        samples = int(before.shape[0])
+        return _Given([before], samples, samples, np.empty((2, 0), np.int64), Budget.of(layers, samples), ())
+    partitions = before if isinstance(before, list) else [before]
+    parts = [partition.activations for partition in partitions]
+    if not span.merges:
+        parts = [_none_of(part) if part.samples.size <= span.few else part for part in parts]
+    carried = sum(part.samples.size for part in parts)
+    return _Given(
+        parts,
+        int(sum(part.copies.sum() for part in parts)),
+        carried,
+        np.concatenate([partition.twins for partition in partitions], axis=1),
+        Budget(Budget.of(layers, carried).allowed, np.inf) if span.merges else partitions[0].budget,
+        tuple(event for partition in partitions for event in partition.events),
+    )
 
 
-def _depth_first(given: Any, steps: list[_Step], span: Span) -> Iterator[tuple[int, int, Values, Alive]]:
-    """Yield (first tile, stop tile, outputs, alive) of the last step; the next ones overwrite them."""
-    tiles = -(-_samples(given) // span.lanes)
-    at_once = max(1, min(span.tiles_at_once, tiles))
-    widest = max([_neurons(given), *(step.outputs for step in steps)])
-    buffers = [aligned_empty((at_once * widest * span.lanes,), span.dtype) for _ in range(2)]
-    alive = np.empty((at_once, span.lanes), np.bool_)
+class _Task:
+    """A span of one partition, and what it takes."""
 
-    def buffer(number: int, count: int, neurons: int) -> Values:
-        return buffers[number % 2][: count * neurons * span.lanes].reshape(count, neurons, span.lanes)
+    def __init__(self, network: Network, span: Span, opening_seconds: float) -> None:
+        self.network, self.span, self.dtype = network, span, np.dtype(span.dtype)
+        self.prepare_seconds = opening_seconds
+        self.proved = certify(network) if span.reductions else nothing_proved(len(network))
+        self.kernels = [load_kernel(name) for name in span.kernels]
+        self.counts = np.zeros((span.stop - span.first, 3), np.int64)
+        self.ahead = span.first  # the first layer that nobody has asked the system to read
 
-    for first in range(0, tiles, at_once):
-        stop = min(first + at_once, tiles)
-        count = stop - first
-        inputs = _inputs(given, first, stop, steps[0].kernel.reads_rows, buffer(1, count, _neurons(given)))
-        for number, step in enumerate(steps):
-            outputs = buffer(number, count, step.outputs)
-            step.run(inputs, outputs, alive[:count])
-            inputs = outputs
-        yield first, stop, inputs, alive[:count]
+    def progress(self, given: _Given) -> Progressed:
+        """Return what is left after the span."""
+        span, width = self.span, self.network[self.span.stop - 1].outputs
+        here = Pool(-(-given.carried // span.lanes), width, span.lanes, self.dtype)
+        flow = self._flow(given, here.add)
+        if 1 < here.count <= 2 * span.tiles_at_once * span.lanes:
+            block = here.block()
+            here.add(flow.look(span.stop, block))
+        twins = np.concatenate([given.twins, *flow.twins], axis=1)
+        left = here.activations()
+        if 2 * left.nbytes <= here.values.nbytes:  # it may be long until the next task comes
+            left = _copied(left)
+        return Progressed(left, twins, flow.budget, given.events)
 
+    def finish(self, given: _Given) -> Finished:
+        """Return the rows of the result."""
+        rows, samples = [], [np.empty(0, np.int64)]
 
-def _neurons(given: Any) -> int:
-    return int(given.values.shape[1] if isinstance(given, Activations) else given.shape[1])
+        def arrived(block: Block) -> None:
+            rows.append(to_csr(block.values, block.places))
+            samples.append(block.samples[block.places])
 
+        flow = self._flow(given, arrived)
+        empty = scipy.sparse.csr_array((0, self.network.outputs), dtype=self.dtype)
+        outputs = scipy.sparse.vstack([empty, *rows], format="csr") if rows else empty
+        twins = np.concatenate([given.twins, *flow.twins], axis=1)
+        return Finished(outputs, np.concatenate(samples), twins, given.events)
 
-def _inputs(given: Any, first: int, stop: int, as_rows: bool, buffer: Values) -> Any:
-    """Return what the first step reads of tiles `first` to `stop`: tiles, or rows where its kernel takes those."""
-    if isinstance(given, Activations):
-        return given.values[first:stop]
-    lanes = buffer.shape[2]
-    rows = row_slice(given, first * lanes, min(stop * lanes, given.shape[0]))
-    if as_rows:
-        return scipy.sparse.csr_array(rows)
-    fill_tiles(buffer, rows)
-    return buffer
+    def event(self, start: float, samples: int, after: Progressed | Finished) -> TaskEvent:
+        """Return the event of the task, which ends now."""
+        nbytes = after.activations.nbytes if isinstance(after, Progressed) else sparse_nbytes(after.outputs)
+        return TaskEvent(
+            run=self.span.run,
+            partition=self.span.partition,
+            first_layer=self.span.first + 1,
+            last_layer=self.span.stop,
+            worker=f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}",
+            prepare_seconds=self.prepare_seconds,
+            start=start,
+            end=time.time(),
+            samples=samples,
+            nbytes=nbytes,
+            counts=self.counts,
+        )
 
+    def _flow(self, given: _Given, arrived: Any) -> Flow:
+        flow = Flow(self.span, self.network.layers, self._compute, self.proved, given.budget, arrived)
+        if given.samples:
+            with one_thread_each() if any(kernel.uses_blas for kernel in self.kernels) else nullcontext():
+                flow.run(self._blocks(given))
+        self.counts = flow.counts
+        return flow
 
-def packed_layer(layer: Layer, kernel: str, dtype: np.dtype[Any]) -> Any:
-    """Return the layer as `kernel` wants it: packed at the first call, kept for as long as the layer is."""
-    key = f"{kernel} {dtype}"
-    with layer.packing:
-        if key not in layer.packed:
-            layer.packed[key] = load_kernel(kernel).pack(layer, dtype)
-        return layer.packed[key]
+    def _compute(self, layer: int, inputs: Any, outputs: Values, alive: NDArray[np.bool_]) -> None:
+        kernel = self.kernels[layer - self.span.first]
+        started = time.perf_counter()
+        if layer >= self.ahead:
+            self._read_ahead(layer)
+        packed = packed_layer(self.network[layer], kernel, self.dtype)
+        self.prepare_seconds += time.perf_counter() - started
+        kernel.run(packed, inputs, outputs, alive)
+
+    def _read_ahead(self, layer: int) -> None:
+        """Let the system read the next layers' weights while this one is computed, beyond the span too."""
+        self.ahead, nbytes = layer + 1, 0
+        while self.ahead < len(self.network) and nbytes < _AHEAD_NBYTES:
+            following = self.network[self.ahead]
+            if not following.packed:
+                following.read_ahead()
+            nbytes += following.nbytes
+            self.ahead += 1
+
+    def _blocks(self, given: _Given) -> Iterator[Block]:
+        span = self.span
+        if span.merges:
+            together = Pool(span.tiles_at_once, self.network[span.first].inputs, span.lanes, self.dtype)
+            for part in given.parts:
+                together.add(Block.of(part.values, part.samples, part.copies))
+            yield from self._cut(together.activations())
+        else:
+            for part in given.parts:
+                yield from self._cut(part) if isinstance(part, Activations) else self._rows(part)
+
+    def _cut(self, part: Activations) -> Iterator[Block]:
+        tiles, lanes = self.span.tiles_at_once, self.span.lanes
+        for first in range(0, len(part.values), tiles):
+            numbers = slice(first * lanes, (first + tiles) * lanes)
+            yield Block.of(part.values[first : first + tiles], part.samples[numbers], part.copies[numbers])
+
+    def _rows(self, rows: Any) -> Iterator[Block]:
+        """Yield the rows of input, in tiles where the first kernel does not read rows."""
+        lanes = self.span.lanes
+        size = self.span.tiles_at_once * lanes
+        tiles: Values | None = None
+        for first in range(0, rows.shape[0], size):
+            values = row_slice(rows, first, min(first + size, rows.shape[0]))
+            count = values.shape[0]
+            if self.kernels[0].reads_rows:
+                values = values if scipy.sparse.issparse(values) else scipy.sparse.csr_array(values)
+            else:
+                if tiles is None:
+                    tiles = aligned_empty((-(-min(size, rows.shape[0]) // lanes), rows.shape[1], lanes), self.dtype)
+                rows_, values = values, tiles[: -(-count // lanes)]
+                fill_tiles(values, rows_)
+            numbers = self.span.first_sample + np.arange(first, first + count)
+            yield Block.of(values, numbers, np.ones(count, np.int64))

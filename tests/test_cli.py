@@ -20,6 +20,7 @@ from distributed import LocalCluster
 
 import taskgraph_dnn as tg
 from taskgraph_dnn.cli import main
+from taskgraph_dnn.reductions.names import EXACT, chosen_reductions
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SMALL = ["--neurons", "64", "--layers", "8", "--samples", "200"]
@@ -56,7 +57,29 @@ def test_run_makes_a_network_and_images(tmp_path, expected):
     assert found["verified"] is True
     assert found["infer_seconds"] > 0
     assert found["edges_per_second"] == found["edges"] / found["infer_seconds"]
-    assert found["plan"]["spans"] == [[0, 8]]
+    assert found["plan"]["folds_inputs"] is True
+    assert found["plan"]["spans"] == [[0, 9]]
+    assert found["reductions"] == list(EXACT[:3] + EXACT[4:])  # one span: there is nothing to merge
+    assert [counts["layer"] for counts in found["layer_counts"]] == list(range(9))
+    assert sum(counts["done"] for counts in found["layer_counts"]) == found["multiply_adds"] < found["edges"] / 5
+    assert sum(counts["done"] + counts["skipped"] for counts in found["layer_counts"]) == found["edges"]
+
+
+@pytest.mark.parametrize("reductions", ["exact", "dynamic", "none", "dead-samples", " fixed-point,dead-samples"])
+def test_reductions_are_chosen_by_name(tmp_path, expected, reductions):
+    """The answer stays; what is left out is shown layer by layer."""
+    job = (*SMALL, "--seed", 5, "--reductions", reductions)
+    output = invoke("run", *job, "--json", tmp_path / "result.json")
+    found = json.loads((tmp_path / "result.json").read_text())
+    assert found["categories"] == expected.categories.tolist()
+    names = chosen_reductions(reductions)
+    assert set(found["reductions"]) == set(names) - {"merge-partitions"}
+    assert ("samples alive" in output) == bool(names)
+    assert f"{found['multiply_adds']:,} of {found['edges']:,}" in output
+    assert (found["multiply_adds"] == found["edges"]) == (reductions == "none")
+    planned = invoke("plan", *job)
+    assert all(f"{name}: " in planned for name in names)
+    assert "off: there is only one span of layers" in planned or "merge-partitions" not in names
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous", "processes"])
@@ -137,14 +160,15 @@ def test_verify_tries_every_kernel():
 
 
 def test_plan(tmp_path):
-    output = invoke("plan", *SMALL, "--partitions", 3, "--kernel", "scipy", "--json", tmp_path / "plan.json")
+    options = ("--partitions", 3, "--kernel", "scipy", "--reductions", "none")
+    output = invoke("plan", *SMALL, *options, "--json", tmp_path / "plan.json")
     assert "24 logical nodes (layer x partition) in 3 tasks" in output
     assert len(json.loads((tmp_path / "plan.json").read_text())["partitions"]) == 3
 
 
 def test_a_plan_is_that_of_the_run(tmp_path):
     """Also the kernel of the first layer, which depends on how many pixels are not zero."""
-    job = ("--neurons", 1024, "--layers", 2, "--samples", 300)
+    job = ("--neurons", 1024, "--layers", 2, "--samples", 300, "--reductions", "none")
     invoke("plan", *job, "--json", tmp_path / "plan.json")
     invoke("run", *job, "--json", tmp_path / "run.json")
     planned, run = (json.loads((tmp_path / name).read_text()) for name in ("plan.json", "run.json"))
@@ -159,7 +183,7 @@ def test_plan_of_files(files):
 
 @pytest.mark.parametrize("suffix", [".svg", ".dot", ".json"])
 def test_visualize(tmp_path, suffix):
-    output = invoke("visualize", tmp_path / f"graph{suffix}", *SMALL, "--partitions", 2)
+    output = invoke("visualize", tmp_path / f"graph{suffix}", *SMALL, "--partitions", 2, "--reductions", "none")
     assert "16 nodes, 8 layers x 2 partitions" in output
     if suffix == ".json":
         graph = networkx.node_link_graph(json.loads((tmp_path / "graph.json").read_text()), edges="edges")
@@ -238,6 +262,8 @@ def test_wrong_configurations(tmp_path, text, message):
     [
         (["run", "--kernel", "cuda"], "unknown kernel 'cuda', expected one of auto, tile, ell, csr"),
         (["run", "--strategy", "zigzag"], "unknown strategy 'zigzag', expected one of hybrid, data"),
+        (["run", "--reductions", "all"], "unknown reduction 'all', expected exact, dynamic, none, or names among"),
+        (["plan", "--reductions", "dead-samples,x"], "unknown reduction 'x', expected exact, dynamic, none, or names"),
         (["run", "--partitions", "0"], "partitions is '0', expected a whole number of at least 1"),
         (["run", "--network", "nowhere.tar.gz"], "nowhere.tar.gz"),
         (["run", "--truth", "nowhere.tsv"], "nowhere.tsv"),
@@ -333,7 +359,8 @@ def scheduler(request):
 @pytest.mark.parametrize("scheduler", ["threads", "processes", "address"], indirect=True)
 def test_ctrl_c_ends_a_run_without_a_traceback(tmp_path, scheduler):
     """As a terminal does it: the signal goes to all processes of the command, once its last stage has begun."""
-    options = ["--samples", "60000", "--kernel", "scipy", "--scheduler", scheduler, "--json", str(tmp_path / "r.json")]
+    work = ["--samples", "60000", "--kernel", "scipy", "--reductions", "none"]
+    options = [*work, "--scheduler", scheduler, "--json", str(tmp_path / "r.json")]
     leader, follower = pty.openpty()
     command = [*COMMAND, "run", *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=follower, start_new_session=True) as run:
@@ -391,6 +418,15 @@ def test_generate_replaces_nothing(files):
     output = invoke("generate", *SMALL, "--output", network.parent, code=1)
     assert f"cannot write {images}: it exists already" in output
     assert not network.exists()
+
+
+def test_generate_packed(tmp_path):
+    output = invoke("generate", *SMALL, "--seed", 5, "--output", tmp_path, "--packed")
+    packed = tmp_path / "neuron64.safetensors"
+    assert f"{packed}: 8 layers" in output
+    assert tg.read_packed(packed, verify=True).digest == tg.radixnet(64, 8, seed=5).digest
+    output = invoke("generate", *SMALL, "--output", tmp_path, "--packed", code=1)
+    assert f"cannot write {packed}: it exists already" in output
 
 
 def test_synthetic_files_are_read_back_as_generated(files):

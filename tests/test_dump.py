@@ -27,7 +27,7 @@ def inference(rng):
     """
     network = tg.Network([random_layer(rng, 8, 16), random_layer(rng, 16, 4), random_layer(rng, 4, 16, density=1)])
     with dask.config.set({"taskgraph-dnn.task-seconds": 1.5e-5}):
-        inference = tg.infer(network, np.ones((10, 8)), partitions=2, kernel="scipy")
+        inference = tg.infer(network, np.ones((10, 8)), partitions=2, kernel="scipy", reductions="none")
     assert inference.plan.spans == ((0, 2), (2, 3))
     return inference
 
@@ -108,7 +108,7 @@ def test_other_suffixes_are_refused(inference, tmp_path, name):
 
 def test_a_picture_of_too_many_nodes_is_refused(rng, tmp_path):
     network = tg.Network([random_layer(rng, 4, 4)] * 300)
-    inference = tg.infer(network, np.ones((100, 4)), partitions=100)
+    inference = tg.infer(network, np.ones((100, 4)), partitions=100, reductions="none")
     with pytest.raises(DumpError, match=r"30,200 nodes, a picture holds 20,000"):
         inference.visualize(tmp_path / "graph.svg")
     inference.visualize(tmp_path / "graph.json")

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from taskgraph_dnn.errors import FileError
-from taskgraph_dnn.io.atomic import atomic_folder, atomic_path, check_new_folder, check_writable
+from taskgraph_dnn.io.atomic import atomic_folder, atomic_path, check_new_folder, check_writable, require_space
 
 
 def test_a_file_takes_its_name_at_the_end_only(tmp_path):
@@ -137,3 +137,11 @@ def test_failures_of_the_system_are_ours(tmp_path, atomic):
     with pytest.raises(FileError, match="cannot write .*a: .*No space left on device"):
         fail()
     assert not list(tmp_path.iterdir())
+
+
+def test_room_on_the_disk_is_required(tmp_path):
+    require_space(tmp_path / "a", 1)
+    with pytest.raises(
+        FileError, match=f"cannot write .*a: it needs about .* MiB more, but {tmp_path} has .* MiB free"
+    ):
+        require_space(tmp_path / "a", 2**60)

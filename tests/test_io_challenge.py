@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 import taskgraph_dnn as tg
 from taskgraph_dnn import challenge
 from taskgraph_dnn.errors import FileError, NetworkError
-from taskgraph_dnn.io import read_challenge_network, write_challenge_network, write_packed
+from taskgraph_dnn.io import read_challenge_network, write_challenge_layers, write_challenge_network, write_packed
+from taskgraph_dnn.synthetic import radixnet_layers
 from tests.conftest import random_layer
 
 LAYERS = {"n4-l1.tsv": "1\t1\t0.5\n2\t1\t-1\n4\t3\t2\n", "n4-l2.tsv": "3\t1\t1\n", "n4-l3.tsv": "1\t4\t0.25\n2\t2\t1\n"}
@@ -386,3 +387,14 @@ def test_a_packed_file_says_everything_itself(tmp_path, given):
     name, value = next(iter(given.items()))
     with pytest.raises(tg.NetworkError, match=f"holds its own {name}, so {name}={value} cannot be given"):
         read_challenge_network(tmp_path / "n.safetensors", **given)
+
+
+def test_layers_are_written_as_they_are_made(tmp_path):
+    write_challenge_layers(radixnet_layers(64, 5), tmp_path / "net", 5)
+    assert read_challenge_network(tmp_path / "net", bias=-0.3).digest == tg.radixnet(64, 5, bias=-0.3).digest
+
+
+def test_no_room_for_all_layers_is_said_after_the_first(tmp_path):
+    with pytest.raises(FileError, match="cannot write .*: it needs about .* MiB more"):
+        write_challenge_layers(radixnet_layers(64, 10**12), tmp_path / "net", 10**12)
+    assert list(tmp_path.iterdir()) == []

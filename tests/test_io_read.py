@@ -10,8 +10,10 @@ import pytest
 import taskgraph_dnn as tg
 from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io import (
+    convert_network,
     read_images,
     read_network,
+    read_packed,
     write_challenge_images,
     write_challenge_network,
     write_matrix_market,
@@ -51,6 +53,36 @@ def test_every_format_is_known(tmp_path, network, kind):
     path = write(network, tmp_path, kind)
     options = {} if kind == "packed" else {"bias": -0.25, "cap": 8.0, "activation": "relu"}
     assert read_network(str(path), neurons=4, layers=1, **options).digest == network.digest
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_converted(tmp_path, network, kind):
+    path, target = write(network, tmp_path, kind), tmp_path / "converted.safetensors"
+    options = {} if kind == "packed" else {"bias": -0.25, "cap": 8.0}
+    calls = []
+    converted = convert_network(
+        str(path), target, neurons=4, layers=1, **options, progress=lambda *call: calls.append(call)
+    )
+    assert converted.digest == network.digest
+    assert converted.source == read_packed(target, verify=True).source
+    assert calls[-1] == (3, 3)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_nothing_is_converted_that_is_not_what_was_asked_for(tmp_path, network, kind):
+    path, target = write(network, tmp_path, kind), tmp_path / "converted.safetensors"
+    for wrong in ({"neurons": 5}, {"layers": 2}):
+        with pytest.raises((FileError, NetworkError)):
+            convert_network(path, target, **wrong)
+    assert not target.exists()
+
+
+def test_a_changed_packed_file_is_not_converted(tmp_path, network):
+    path = write(network, tmp_path, "packed")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(FileError, match="has the digest|were changed"):
+        convert_network(path, tmp_path / "converted.safetensors")
 
 
 @pytest.mark.parametrize("kind", FORMATS)

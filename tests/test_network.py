@@ -4,16 +4,20 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import scipy.sparse
 from dask.tokenize import tokenize
+from hypothesis import given
+from hypothesis import strategies as st
 
 import taskgraph_dnn as tg
 from taskgraph_dnn.activation_functions import ACTIVATIONS
-from taskgraph_dnn.errors import NetworkError, TaskgraphError
+from taskgraph_dnn.errors import FileError, NetworkError, TaskgraphError
 from taskgraph_dnn.network import NETWORK_INPUT, index_dtype, network_digest
 from tests.conftest import random_layer
 
@@ -265,7 +269,7 @@ def layer(rng):
     return random_layer(rng, 20, 10, cap=4.0)
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(tg.Layer)])
+@pytest.mark.parametrize("name", ["weights", "bias", "nnz", *(field.name for field in dataclasses.fields(tg.Layer))])
 def test_layer_cannot_be_assigned_to(layer, name):
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(layer, name, None)
@@ -386,6 +390,123 @@ def test_layer_survives_pickling(layer, digest_first):
         assert not array.flags.writeable
 
 
+# Layer: stored, and what is known of it
+
+
+class Shelf:
+    """Where a stored layer's arrays are: it keeps count of what is asked of it."""
+
+    def __init__(self, layer):
+        self.layer, self.calls = layer, []
+
+    def load(self):
+        time.sleep(0.01)  # long enough for other threads to ask, too
+        self.calls.append("load")
+        return self.layer.weights, self.layer.bias
+
+    def lazily(self, **options):
+        given = {"activation": self.layer.activation, "cap": self.layer.cap, "digest": self.layer.digest} | options
+        calls = {name: lambda name=name: self.calls.append(name) for name in ("read_ahead", "release")}
+        return tg.Layer.lazily(self.layer.shape, self.layer.nnz, self.load, **given, **calls)
+
+
+def test_a_stored_layer_is_described_without_loading(layer):
+    shelf = Shelf(layer)
+    stored = shelf.lazily(facts={"known": 3})
+    network = tg.Network([stored, tg.Layer(np.eye(10))])
+    for name in ("shape", "inputs", "outputs", "nnz", "nbytes", "activation", "negative_slope", "cap", "digest"):
+        assert getattr(stored, name) == getattr(layer, name)
+    assert repr(stored) == repr(layer)
+    assert tokenize(stored) == tokenize(layer)
+    assert stored.fact("known", lambda: pytest.fail("it is known")) == 3
+    assert network.nbytes > layer.nbytes
+    assert network.head(1).digest
+    assert shelf.calls == []
+
+
+def test_a_stored_layer_is_loaded_once_by_any_number_of_threads(layer):
+    shelf = Shelf(layer)
+    stored = shelf.lazily()
+    with ThreadPoolExecutor(8) as pool:
+        weights = list(pool.map(lambda _: stored.weights, range(8)))
+    assert all(one is weights[0] for one in weights)
+    assert same_weights(stored, layer.weights.toarray())
+    assert stored.bias is layer.bias
+    assert shelf.calls == ["load"]
+
+
+def test_a_released_layer_is_loaded_again(layer):
+    shelf = Shelf(layer)
+    stored = shelf.lazily()
+    stored.read_ahead()
+    assert stored.bias.size
+    stored.release()
+    assert stored.bias.size
+    assert shelf.calls == ["read_ahead", "load", "release", "load"]
+
+
+def test_a_layer_in_memory_stays_there(layer):
+    weights = layer.weights
+    layer.read_ahead()
+    layer.release()
+    assert layer.weights is weights
+
+
+def test_a_failed_load_is_tried_again(layer):
+    shelf, failures = Shelf(layer), [FileError("not now")]
+
+    def load():
+        if failures:
+            raise failures.pop()
+        return shelf.load()
+
+    stored = tg.Layer.lazily(layer.shape, layer.nnz, load, activation="relu", cap=4.0, digest=layer.digest)
+    with pytest.raises(FileError, match="not now"):
+        stored.weights  # noqa: B018
+    assert same_weights(stored, layer.weights.toarray())
+
+
+def test_a_stored_layer_checks_its_activation(layer):
+    with pytest.raises(NetworkError, match="unknown activation 'elu'"):
+        Shelf(layer).lazily(activation="elu")
+
+
+def test_a_stored_layer_survives_pickling(layer):
+    shelf = Shelf(layer)
+    again = pickle.loads(pickle.dumps(shelf.lazily(facts={"known": 3})))
+    assert again.digest == layer.digest
+    assert again.facts == {"known": 3}
+    assert same_weights(again, layer.weights.toarray())
+    assert shelf.calls == ["load"]
+    again.release()
+    assert not again.bias.flags.writeable
+
+
+def test_arrays_of_a_stored_layer_are_read_only(layer):
+    writeable = layer.weights.copy(), layer.bias.copy()
+    stored = tg.Layer.lazily(
+        layer.shape, layer.nnz, lambda: writeable, activation="relu", cap=None, digest=layer.digest
+    )
+    for array in (stored.weights.data, stored.weights.indices, stored.weights.indptr, stored.bias):
+        assert not array.flags.writeable
+
+
+def test_a_fact_is_found_once(layer):
+    found = []
+    with ThreadPoolExecutor(8) as pool:
+        facts = list(pool.map(lambda _: layer.fact("a", lambda: found.append(1) or [1, 2]), range(8)))
+    assert found == [1]
+    assert facts == [[1, 2]] * 8
+    assert layer.facts == {"a": [1, 2]}
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1))
+def test_nbytes_are_those_of_the_arrays(inputs, outputs, density):
+    layer = random_layer(np.random.default_rng(0), inputs, outputs, density=density)
+    w = layer.weights
+    assert layer.nbytes == w.data.nbytes + w.indices.nbytes + w.indptr.nbytes + layer.bias.nbytes
+
+
 def test_index_dtype():
     assert index_dtype((5, 2**31 - 1), 7) is np.int32
     assert index_dtype((5, 2**31), 7) is np.int64
@@ -415,7 +536,7 @@ def test_network_describes_itself(network):
     assert network[1] is network.layers[1]
     assert network[-1] is network.layers[2]
     assert repr(network) == f"Network(3 layers, 6 inputs, 2 outputs, nnz={network.nnz})"
-    assert (network.source, network.read_seconds) == (None, 0.0)
+    assert (network.source, network.read_seconds, network.reduced) == (None, 0.0, None)
 
 
 def test_network_is_a_chain(network):
@@ -537,3 +658,18 @@ def test_source_gives_the_digest(network):
     assert stored.read_seconds == 2.0
     assert stored.head(3) is stored
     assert stored.head(2).source == (2, network.head(2).digest)
+
+
+class Halves:
+    """What reductions made of a network: it remembers which head was asked for."""
+
+    def head(self, layers):
+        return None if layers == 1 else ("head", layers)
+
+
+def test_a_head_has_the_head_of_the_reduction(network):
+    reduced = tg.Network(network, reduced=Halves())
+    assert reduced.head(2).reduced == ("head", 2)
+    assert reduced.head(1).reduced is None
+    assert reduced.head(3) is reduced
+    assert network.head(2).reduced is None

@@ -28,6 +28,7 @@ def planned(network, samples, threads=2, **changes):
         "kernel": "scipy",
         "strategy": "hybrid",
         "dtype": "float32",
+        "reductions": "none",
         "task_seconds": 0.1,
         "partition_bytes": 2**26,
     }
@@ -91,13 +92,43 @@ def test_a_task_needs_no_more_than_planned(rng, strategy, given):
     network = tg.Network([random_layer(rng, a, b, density=1e-4, bias=-1) for a, b in pairwise(sizes)])
     rows = np.zeros((1024, 1000), np.float32)
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
-        inference = tg.infer(network, rows, partitions=1, kernel="csr", strategy=strategy)
+        inference = tg.infer(network, rows, partitions=1, kernel="csr", strategy=strategy, reductions="none")
+    assert 0.9 < (given + peak_nbytes(inference)) / inference.plan.largest_task_nbytes < 1.1
+
+
+@pytest.mark.parametrize("strategy", ["hybrid", "data"])
+@pytest.mark.parametrize("dying", ["none", "half", "one by one"])
+def test_a_task_needs_no_more_than_planned_where_samples_die(strategy, dying):
+    """Those that are left wait in pools, which are larger than what is in them: the rest is never touched."""
+    size, samples = 1000, 1024
+    network = tg.Network([tg.Layer(np.eye(size), bias=-0.0625)] * 40)
+    lasting = {"none": np.full(samples, 9), "half": np.tile([1, 9], samples // 2), "one by one": np.arange(1024) / 400}
+    rows = np.zeros((samples, size), np.float32)
+    rows[:, :20] = lasting[dying][:, None] + np.arange(20) / 1000
+    with dask.config.set({"taskgraph-dnn.task-seconds": 1e-4}):
+        inference = tg.infer(network, rows, partitions=1, kernel="csr", strategy=strategy, reductions="dynamic")
+    assert strategy == "data" or len(inference.plan.spans) > 2
+    assert peak_nbytes(inference) < 1.5 * inference.plan.largest_task_nbytes
+
+
+def peak_nbytes(inference):
     inference.compute(scheduler="synchronous")  # imports and compiles
     tracemalloc.start()
     inference.compute(scheduler="synchronous")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert 0.9 < (given + peak) / inference.plan.largest_task_nbytes < 1.1
+    return peak
+
+
+@pytest.mark.parametrize("strategy", ["hybrid", "data"])
+def test_what_a_partition_leaves_keeps_no_more_in_memory(strategy):
+    """Seven partitions of eight die at once: what is kept until the merged one goes on is not their blocks."""
+    network = tg.Network([tg.Layer(np.eye(1000), bias=-0.0625)] * 6)
+    rows = np.zeros((2048, 1000), np.float32)
+    rows[::64, :20] = 9
+    with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
+        inference = tg.infer(network, rows, partitions=8, kernel="csr", strategy=strategy, reductions="dynamic")
+    assert peak_nbytes(inference) < 1.5 * inference.plan.largest_task_nbytes
 
 
 def test_more_threads_get_more_partitions(network):
@@ -189,4 +220,4 @@ def test_a_plan_prints_as_a_table(rng):
 def test_like_layers_share_a_line():
     network = tg.radixnet(neurons=64, layers=30, seed=1)
     lines = str(planned(network, 10)).splitlines()
-    assert lines[-1].split() == ["1-30", "64", "64", "2,048", "scipy", "as", "asked"]
+    assert lines[-1].split() == ["1-30", "64", "64", "2,048", "2,048", "scipy", "as", "asked"]

@@ -10,7 +10,7 @@ import scipy.sparse
 import taskgraph_dnn as tg
 from taskgraph_dnn import challenge
 from taskgraph_dnn.errors import NetworkError
-from taskgraph_dnn.synthetic import radixnet
+from taskgraph_dnn.synthetic import radixnet, radixnet_layers
 
 
 def official_layers(folder):
@@ -101,6 +101,14 @@ def test_the_first_block_joins_all_inputs_to_all_outputs_by_equally_many_paths(n
 @pytest.mark.parametrize("shallow", [1, 6, 7, 20])
 def test_a_deep_network_begins_with_the_shallow_one(shallow):
     assert radixnet(1024, 30, seed=3).head(shallow).digest == radixnet(1024, shallow, seed=3).digest
+
+
+def test_layers_are_made_when_they_are_asked_for():
+    layers = radixnet_layers(1024, 10**12, seed=3)
+    assert [next(layers).digest for _ in range(8)] == [layer.digest for layer in radixnet(1024, 8, seed=3)]
+    assert len(list(radixnet_layers(64, 5))) == 5
+    with pytest.raises(NetworkError, match="layers"):
+        radixnet_layers(64, 0)
 
 
 def test_seed_changes_later_blocks_only():

@@ -40,11 +40,11 @@ from taskgraph_dnn.errors import TaskgraphError
 from taskgraph_dnn.inputs import row_slice
 from taskgraph_dnn.io.atomic import check_writable, write_text
 from taskgraph_dnn.kernels import Kernel, automatic_kernels
+from taskgraph_dnn.kernels.packing import packed_layer
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import Plan, even_ranges, make_plan
 from taskgraph_dnn.pools import one_thread_each
 from taskgraph_dnn.reference import mismatch
-from taskgraph_dnn.spans import packed_layer
 
 #: Threads of all that is compared; ours run on one, too.
 THREADS = 2
@@ -92,7 +92,7 @@ def our_contender(kernel: Kernel, problem: Problem, threads: int, pool: Executor
 
 
 def _plan(problem: Problem, kernel: str, threads: int) -> Plan:
-    asked = settings(kernel=kernel, strategy="data", dtype="float32")
+    asked = settings(kernel=kernel, strategy="data", dtype="float32", reductions="none")
     return make_plan(Network([problem.layer]), problem.samples, asked, threads=threads)
 
 
@@ -101,7 +101,7 @@ def _partition(kernel: Kernel, problem: Problem, plan: Plan, first: int, stop: i
     outputs[...] = np.nan
     return _Partition(
         kernel,
-        packed_layer(problem.layer, kernel.name, outputs.dtype),
+        packed_layer(problem.layer, kernel, outputs.dtype),
         _given(kernel, row_slice(problem.rows, first * plan.lanes, stop * plan.lanes), plan),
         outputs,
         np.zeros((stop - first, plan.lanes), np.bool_),

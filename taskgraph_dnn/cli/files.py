@@ -1,16 +1,20 @@
 """`generate` and `convert`: files made from networks."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import click
 
+from taskgraph_dnn import challenge
 from taskgraph_dnn.activation_functions import ACTIVATIONS
 from taskgraph_dnn.cli.job import SYNTHETIC, job_options, load_images, load_network
 from taskgraph_dnn.cli.terminal import progress
 from taskgraph_dnn.config import Job
 from taskgraph_dnn.errors import FileError
-from taskgraph_dnn.io import read_network, write_challenge_images, write_challenge_network, write_packed
+from taskgraph_dnn.io import convert_network, write_challenge_images, write_challenge_layers, write_packed_layers
 from taskgraph_dnn.io.atomic import check_new_folder, check_writable
+from taskgraph_dnn.network import Layer
+from taskgraph_dnn.synthetic import radixnet_layers
 
 _PATH = click.Path(path_type=Path)
 
@@ -18,27 +22,43 @@ _PATH = click.Path(path_type=Path)
 @click.command()
 @job_options(SYNTHETIC)
 @click.option("--output", type=_PATH, required=True, help="Folder to write to; made if need be.")
-def generate(job: Job, output: Path) -> None:
+@click.option("--packed", is_flag=True, help="Write the network as a packed file, neuronN.safetensors.")
+def generate(job: Job, output: Path, packed: bool) -> None:
     """Write a synthetic network and images in the challenge's official layout.
 
     The network goes to OUTPUT/neuronN/nN-l*.tsv, the images to OUTPUT/sparse-images-N.tsv.gz.
     """
-    network = load_network(job)
-    folder, images_file = output / f"neuron{network.inputs}", output / f"sparse-images-{network.inputs}.tsv.gz"
+    layers, neurons, count = _layers(job)
+    target = output / f"neuron{neurons}{'.safetensors' * packed}"
+    images_file = output / f"sparse-images-{neurons}.tsv.gz"
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FileError(f"cannot make the folder {output}: {error}") from error
-    check_new_folder(folder)
-    check_writable(images_file)
-    if images_file.exists():
-        raise FileError(f"cannot write {images_file}: it exists already")
-    images = load_images(job, network.inputs)
-    with progress("Write") as report:
-        write_challenge_network(network, folder, progress=report)
+    if not packed:
+        check_new_folder(target)
+    for file in (target, images_file) if packed else (images_file,):
+        if check_writable(file).exists():
+            raise FileError(f"cannot write {file}: it exists already")
+    images = load_images(job, neurons)
+    with progress("Network") as report:
+        if packed:
+            write_packed_layers(enumerate(layers), target, count, progress=report)
+        else:
+            write_challenge_layers(layers, target, count, progress=report)
     write_challenge_images(images, images_file)
-    click.echo(f"{folder}: {len(network):,} layers, {network.nnz:,} edges")
+    click.echo(f"{target}: {count:,} layers")
     click.echo(f"{images_file}: {images.shape[0]:,} images, {images.nnz:,} pixels")
+
+
+def _layers(job: Job) -> tuple[Iterable[Layer], int, int]:
+    """Return the job's layers, each made when it is asked for, their neurons, and how many there are."""
+    if job.network is not None:
+        network = load_network(job)
+        return network, network.inputs, len(network)
+    neurons = challenge.OFFICIAL_NEURONS[0] if job.neurons is None else job.neurons
+    layers = challenge.OFFICIAL_LAYERS[0] if job.layers is None else job.layers
+    return radixnet_layers(neurons, layers, seed=job.seed, bias=job.bias), neurons, layers
 
 
 @click.command()
@@ -67,9 +87,10 @@ def convert(
         raise FileError(f"{target}: a packed file's name ends in .safetensors")
     if check_writable(target).exists() and not force:
         raise FileError(f"{target}: exists already; --force replaces it")
-    with progress("Read") as report:
-        network = read_network(
+    with progress("Convert") as report:
+        network = convert_network(
             source,
+            target,
             neurons=neurons,
             layers=layers,
             bias=bias,
@@ -77,6 +98,4 @@ def convert(
             cap=... if cap is None else cap,
             progress=report,
         )
-    with progress("Write") as report:
-        write_packed(network, target, progress=report)
     click.echo(f"{target}: {len(network):,} layers, {network.nnz:,} edges, {target.stat().st_size / 2**20:,.1f} MiB")

@@ -36,8 +36,9 @@ _OPTIONS = {
     "kernel": (str, 'Kernel, or "auto"; `info` lists them.'),
     "strategy": (str, "hybrid or data."),
     "dtype": (str, "Of activations and sums: float32 or float64."),
+    "reductions": (str, "Work to leave out: exact (the default), dynamic, none, or names with commas between them."),
 }
-_SETTINGS = ("partitions", "kernel", "strategy", "dtype")
+_SETTINGS = ("partitions", "kernel", "strategy", "dtype", "reductions")
 
 #: Options of a command that makes a network and images.
 SYNTHETIC = ("neurons", "layers", "samples", "seed")

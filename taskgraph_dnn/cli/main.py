@@ -6,6 +6,8 @@ from typing import Any
 import click
 
 import taskgraph_dnn
+from taskgraph_dnn.cli.challenge import challenge
+from taskgraph_dnn.cli.fetch import fetch
 from taskgraph_dnn.cli.files import convert, generate
 from taskgraph_dnn.cli.look import info, plan, visualize
 from taskgraph_dnn.cli.run import run, verify
@@ -34,5 +36,5 @@ def main() -> None:
     """Inference for large sparse neural networks as a Dask task graph."""
 
 
-for command in (run, verify, plan, visualize, generate, convert, info):
+for command in (run, verify, plan, visualize, generate, convert, fetch, challenge, info):
     main.add_command(command)

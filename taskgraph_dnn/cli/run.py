@@ -20,7 +20,7 @@ from taskgraph_dnn.io import read_categories, write_categories
 from taskgraph_dnn.io.atomic import check_writable, write_text
 from taskgraph_dnn.kernels import kernel_names, kernel_problem, load_kernel
 from taskgraph_dnn.network import Network
-from taskgraph_dnn.report import check_table, result_dict, result_table
+from taskgraph_dnn.report import check_table, layers_table, result_dict, result_table
 from taskgraph_dnn.result import Result
 
 _OUTPUT = click.Path(path_type=Path)
@@ -45,6 +45,8 @@ def run(job: Job, json_file: Path | None, categories_file: Path | None) -> None:
     with executors.connected(job.scheduler) as where:
         result = _run(network, images, where)
     checks = check_result(result, network, images, truth=truth, samples=job.check or 0, seed=job.seed)
+    if result.plan.reductions:
+        show(layers_table(result))
     show(result_table(result))
     if checks:
         show(check_table(checks))

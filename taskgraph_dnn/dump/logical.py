@@ -66,7 +66,7 @@ def _nodes(plan: Plan) -> Iterator[Node]:
                 p,
                 {
                     "kind": "layer",
-                    "layer": number + 1,
+                    "layer": number + 1 - plan.folds_inputs,
                     **samples,
                     "neurons": layer.outputs,
                     "nnz": layer.nnz,

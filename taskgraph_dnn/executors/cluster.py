@@ -11,6 +11,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Security, Worker, WorkerPlugin, default_client, get_worker
 from distributed.comm import connect
@@ -104,7 +105,7 @@ class _ForwardEvents(WorkerPlugin):  # type: ignore[misc]
     def setup(self, worker: Worker) -> None:
         def forward(event: TaskEvent) -> None:
             if _current_worker() == worker:  # several workers may share a process
-                worker.log_event(_TOPIC, {"event": asdict(event)})
+                worker.log_event(_TOPIC, {"event": asdict(event) | {"counts": event.counts.tolist()}})
 
         self._open = ExitStack()
         self._open.enter_context(subscribed(forward))
@@ -144,7 +145,8 @@ def watching(client: Client, subscriber: Subscriber) -> Iterator[None]:
 
 
 def _receive(watchers: list[Subscriber], stamped: tuple[Any, dict[str, Any]]) -> None:
-    event = TaskEvent(**stamped[1]["event"])  # nested, because Dask adds a "worker" of its own
+    told = stamped[1]["event"]  # nested, because Dask adds a "worker" of its own
+    event = TaskEvent(**told | {"counts": np.array(told["counts"], np.int64).reshape(-1, 3)})
     for watcher in tuple(watchers):
         watcher(event)
 

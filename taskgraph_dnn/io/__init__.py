@@ -14,9 +14,11 @@ import scipy.sparse
 from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io import challenge as _challenge
 from taskgraph_dnn.io import matrixmarket as _matrixmarket
-from taskgraph_dnn.io.challenge import read_challenge_network, write_challenge_network
+from taskgraph_dnn.io.challenge import read_challenge_network, write_challenge_layers, write_challenge_network
+from taskgraph_dnn.io.layout import LayerStream
 from taskgraph_dnn.io.matrixmarket import read_matrix_market, read_matrix_market_images, write_matrix_market
-from taskgraph_dnn.io.packed import PackedFile, read_packed, read_packed_as_told, write_packed
+from taskgraph_dnn.io.pack import write_packed, write_packed_layers
+from taskgraph_dnn.io.packed import PackedFile, read_packed, read_packed_as_told
 from taskgraph_dnn.io.samples import read_categories, read_challenge_images, write_categories, write_challenge_images
 from taskgraph_dnn.io.streams import Progress
 from taskgraph_dnn.network import Network
@@ -24,6 +26,7 @@ from taskgraph_dnn.network import Network
 __all__ = [
     "PackedFile",
     "Progress",
+    "convert_network",
     "read_categories",
     "read_challenge_images",
     "read_challenge_network",
@@ -34,9 +37,11 @@ __all__ = [
     "read_packed",
     "write_categories",
     "write_challenge_images",
+    "write_challenge_layers",
     "write_challenge_network",
     "write_matrix_market",
     "write_packed",
+    "write_packed_layers",
 ]
 
 _NETWORKS = (
@@ -74,26 +79,72 @@ def read_network(
         NetworkError: an argument is out of range, or given for a packed file, which has its own.
         MissingDependencyError: the format needs a package that is not installed.
     """
-    path = Path(path)
-    given: dict[str, Any] = {
-        name: value for name, value in (("bias", bias), ("activation", activation)) if value is not None
-    }
-    if cap is not ...:
-        given["cap"] = cap
-    _require(path, _NETWORKS)
-    if path.suffix == ".safetensors":
+    path, given = Path(path), _given(bias, activation, cap)
+    if path.suffix == ".safetensors" and path.exists():
         return read_packed_as_told(path, neurons, layers, given)
+    return _text_layers(path, neurons, layers, given, check_edges).network(progress)
+
+
+def convert_network(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    neurons: int | None = None,
+    layers: int | None = None,
+    bias: float | None = None,
+    activation: str | None = None,
+    cap: float | EllipsisType | None = ...,
+    check_edges: bool = True,
+    progress: Progress | None = None,
+) -> Network:
+    """Write a network in any format as a packed file, holding only a few layers at a time; return the packed one.
+
+    Args:
+        source: see `read_network`, as for all other arguments; a packed file is verified.
+        target: the packed file; it appears when all is written.
+        neurons: neurons of the network's input.
+        layers: how many layers, from the first.
+        bias: the bias of all neurons.
+        activation: the activation of all layers.
+        cap: the activation's upper bound, or None.
+        check_edges: refuse a Graph Challenge layer of an official size that has not 32 edges a neuron.
+        progress: called with the steps done and all steps, or None where these are not known.
+
+    Raises:
+        FileError: see `read_network` and `write_packed`.
+        NetworkError: see `read_network` and `write_packed`.
+        MissingDependencyError: the format needs a package that is not installed.
+    """
+    path, given = Path(source), _given(bias, activation, cap)
+    if path.suffix == ".safetensors" and path.exists():
+        write_packed(read_packed_as_told(path, neurons, layers, given, verify=True), target, progress=progress)
+    else:
+        stream = _text_layers(path, neurons, layers, given, check_edges)
+        write_packed_layers(stream.layers, target, stream.count, progress=progress)
+    return read_packed(target)
+
+
+def _given(bias: float | None, activation: str | None, cap: float | EllipsisType | None) -> dict[str, Any]:
+    """Return by name what is said of all layers."""
+    given = {name: value for name, value in (("bias", bias), ("activation", activation)) if value is not None}
+    return given if cap is ... else given | {"cap": cap}
+
+
+def _text_layers(
+    path: Path, neurons: int | None, layers: int | None, given: dict[str, Any], check_edges: bool
+) -> LayerStream:
+    """Return the layers of an archive or a folder of text files."""
+    _require(path, _NETWORKS)
     if path.name.endswith((".tar.gz", ".tgz")) or _holds(path, _challenge.LAYER_FILE):
-        if given.pop("activation", "relu") != "relu":
+        activation = given.pop("activation", "relu")
+        if activation != "relu":
             raise NetworkError(f"activation is {activation!r}, but a Graph Challenge network has relu")
-        network = read_challenge_network(path, neurons, layers, check_edges=check_edges, progress=progress, **given)
+        stream = _challenge.challenge_layers(path, neurons, layers, check_edges=check_edges, **given)
     elif path.name.endswith((".mtx", ".mtx.gz")) or _holds(path, _matrixmarket.LAYER_FILE):
-        network = read_matrix_market(path, layers, progress=progress, **given)
+        stream = _matrixmarket.matrix_market_layers(path, layers, **given)
     else:
         raise FileError(f"{path} is of no known format, expected {_NETWORKS}")
-    if neurons not in (None, network.inputs):
-        raise FileError(f"{path} has {network.inputs} neurons, expected {neurons}")
-    return network
+    return stream.of_neurons(path, neurons)
 
 
 def _holds(path: Path, layer_file: re.Pattern[str]) -> bool:

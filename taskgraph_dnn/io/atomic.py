@@ -41,6 +41,19 @@ def check_new_folder(path: str | os.PathLike[str]) -> Path:
     return target
 
 
+def require_space(path: str | os.PathLike[str], nbytes: int) -> None:
+    """Check that the disk where `path` is written has room for about so many bytes more.
+
+    Raises:
+        FileError: it has not.
+    """
+    folder = Path(path).resolve().parent
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        needed, there = (f"{number / 2**20:,.0f} MiB" for number in (nbytes, free))
+        raise FileError(f"cannot write {path}: it needs about {needed} more, but {folder} has {there} free")
+
+
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield the path of a draft, to be written as a file; it becomes `path` at the end, or is removed on failure.

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn import challenge
 from taskgraph_dnn.errors import FileError, NetworkError
-from taskgraph_dnn.io.atomic import atomic_folder
-from taskgraph_dnn.io.layout import LayerFile, folder_layers, require_uniform, select
+from taskgraph_dnn.io.atomic import atomic_folder, require_space
+from taskgraph_dnn.io.layout import LayerFile, LayerStream, folder_layers, select, uniform
 from taskgraph_dnn.io.packed import read_packed_as_told
 from taskgraph_dnn.io.streams import Progress, archive_files, map_ahead
 from taskgraph_dnn.io.tsv import Column, Table, Triples, format_tsv, parse_tsv, to_csr
@@ -56,28 +56,41 @@ def read_challenge_network(
         NetworkError: an argument is out of range.
         MissingDependencyError: pyarrow is not installed.
     """
-    start = time.perf_counter()
     path = Path(path)
     if path.suffix == ".safetensors":
         given = ({} if bias is None else {"bias": bias}) | ({} if cap is ... else {"cap": cap})
         return read_packed_as_told(path, neurons, layers, given)
+    stream = challenge_layers(path, neurons, layers, bias=bias, cap=cap, check_edges=check_edges)
+    return stream.network(progress)
+
+
+def challenge_layers(
+    path: Path,
+    neurons: int | None = None,
+    layers: int | None = None,
+    *,
+    bias: float | None = None,
+    cap: float | EllipsisType | None = ...,
+    check_edges: bool = True,
+) -> LayerStream:
+    """Return the layers of a folder or an archive, to be read one after the other; see `read_challenge_network`.
+
+    Raises:
+        FileError: the first layer is missing or, in a folder, any; reading may raise it later.
+        NetworkError: an argument is out of range.
+    """
+    started = time.perf_counter()
     files = _select(path, neurons, layers)
-    total = layers
+    count = layers
     if path.is_dir():
         files = list(files)  # a missing file is reported before any is read
-        total = len(files)
+        count = len(files)
     remaining = iter(files)
     first = next(remaining)
     read = partial(
         _read_layer, bias=_shared_bias(bias, first), cap=challenge.CAP if cap is ... else cap, check_edges=check_edges
     )
-    read_layers: dict[int, Layer] = {}
-    for number, layer in map_ahead(read, chain([first], remaining)):
-        read_layers[number] = layer
-        if progress is not None:
-            progress(len(read_layers), total)
-    in_order = [read_layers[number] for number in sorted(read_layers)]
-    return Network(in_order, read_seconds=time.perf_counter() - start)
+    return LayerStream(map_ahead(read, chain([first], remaining)), count, started)
 
 
 def _select(path: Path, neurons: int | None, layers: int | None) -> Iterable[LayerFile]:
@@ -118,7 +131,7 @@ def _read_layer(
     transposed = to_csr(Triples(columns, rows, values), (neurons, neurons), table)
     _check_edges(file.place, neurons, transposed.nnz, check_edges)
     arrays = transposed.indptr, transposed.indices, transposed.data
-    return file.layer, Layer.from_csc_arrays((neurons, neurons), *arrays, bias=bias, activation="relu", cap=cap)
+    return file.layer - 1, Layer.from_csc_arrays((neurons, neurons), *arrays, bias=bias, activation="relu", cap=cap)
 
 
 def _check_edges(place: str, neurons: int, edges: int, check_edges: bool) -> None:
@@ -132,44 +145,57 @@ def _check_edges(place: str, neurons: int, edges: int, check_edges: bool) -> Non
 def write_challenge_network(
     network: Network, folder: str | os.PathLike[str], *, progress: Progress | None = None
 ) -> None:
+    """Write a folder with one text file a layer; see `write_challenge_layers`."""
+    write_challenge_layers(network, folder, len(network), progress=progress)
+
+
+def write_challenge_layers(
+    layers: Iterable[Layer],
+    folder: str | os.PathLike[str],
+    count: int | None = None,
+    *,
+    progress: Progress | None = None,
+) -> None:
     """Write a folder with one text file a layer; reading it gives the same weights, bit for bit.
 
     Bias and cap are not written: where they are not the challenge's, the reader must be told.
 
     Args:
-        network: layers of equal size with relu, and one bias and cap for all of them.
+        layers: layers of equal size with relu, and one bias and cap for all of them; held one at a time.
         folder: a new or empty folder; it appears when all is written.
-        progress: called after each layer with the layers written and all layers.
+        count: how many layers there are, or None if nobody knows.
+        progress: called after each layer with the layers written and all layers, or None.
 
     Raises:
         NetworkError: the network cannot be written in this layout.
-        FileError: the folder exists and is not empty.
+        FileError: the folder exists and is not empty, or the disk has no room for it.
     """
-    _require_challenge_like(network)
     with atomic_folder(folder) as draft:
-        for number, layer in enumerate(network, start=1):
-            with (draft / f"n{network.inputs}-l{number}.tsv").open("wb") as stream:
+        for number, layer in enumerate(_challenge_like(layers), start=1):
+            with (draft / f"n{layer.inputs}-l{number}.tsv").open("wb") as stream:
                 stream.writelines(format_tsv(_edges(layer), short="%e", exact="%.8e"))
+                if count is not None:
+                    require_space(draft, stream.tell() * (count - number))
             if progress is not None:
-                progress(number, len(network))
+                progress(number, count)
 
 
-def _require_challenge_like(network: Network) -> None:
-    layout = "the challenge's layout"
-    require_uniform(network, layout)
-    if network[0].activation != "relu":
-        raise NetworkError(
-            f"the activation is {network[0].activation}, which {layout} cannot hold: write a packed file"
-        )
-    for number, layer in enumerate(network, start=1):
-        if (layer.inputs, layer.outputs) != (network.inputs, network.inputs):
+def _challenge_like(layers: Iterable[Layer]) -> Iterator[Layer]:
+    """Yield the layers, checked to fit the challenge's layout."""
+    layout, neurons = "the challenge's layout", None
+    for number, layer in enumerate(uniform(layers, layout), start=1):
+        neurons = neurons or layer.inputs
+        if layer.activation != "relu":
+            fault = f"the activation is {layer.activation}, which {layout} cannot hold"
+        elif layer.shape != (neurons, neurons):
             shape = f"{layer.inputs} x {layer.outputs}"
-            raise NetworkError(
-                f"layer {number} is {shape}, expected {network.inputs} neurons everywhere, as {layout} "
-                "has only one size: write a packed file"
-            )
-        if not layer.nnz:
-            raise NetworkError(f"layer {number} has no edges, which {layout} cannot hold: write a packed file")
+            fault = f"layer {number} is {shape}, expected {neurons} neurons everywhere, as {layout} has only one size"
+        elif not layer.nnz:
+            fault = f"layer {number} has no edges, which {layout} cannot hold"
+        else:
+            yield layer
+            continue
+        raise NetworkError(f"{fault}: write a packed file")
 
 
 def _edges(layer: Layer) -> Triples:

@@ -1,14 +1,18 @@
 """What the layouts of one file a layer share: numbered files without gaps, and one bias and activation for all."""
 
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from taskgraph_dnn.errors import FileError, NetworkError
-from taskgraph_dnn.io.streams import read_bytes
-from taskgraph_dnn.network import Network
+from taskgraph_dnn.io.streams import Progress, read_bytes
+from taskgraph_dnn.network import Layer, Network
 
 
 @dataclass(frozen=True)
@@ -74,20 +78,68 @@ def select(
         raise FileError(f"{path}: {expected}{min(missing)}{Path(example).suffix} is missing")
 
 
-def require_uniform(network: Network, layout: str) -> None:
-    """Check that all layers have one bias, activation and cap, as a layout must that stores weights alone.
+@dataclass(frozen=True)
+class LayerStream:
+    """The layers of a network, read as they are asked for, a few ahead; once.
+
+    Attributes:
+        layers: each layer with its number, from 0, in the order in which the files hold them.
+        count: how many there are, or None where only the end will tell.
+        started: when reading began, by `time.perf_counter`.
+    """
+
+    layers: Iterator[tuple[int, Layer]]
+    count: int | None
+    started: float
+
+    def network(self, progress: Progress | None) -> Network:
+        """Read all layers; `progress` is called after each with the layers read and all layers, or None."""
+        read: dict[int, Layer] = {}
+        for number, layer in self.layers:
+            read[number] = layer
+            if progress is not None:
+                progress(len(read), self.count)
+        return Network([read[number] for number in sorted(read)], read_seconds=time.perf_counter() - self.started)
+
+    def of_neurons(self, path: Path, neurons: int | None) -> "LayerStream":
+        """Return the same, but reading raises `FileError` if the network has not so many input neurons."""
+        return self if neurons is None else replace(self, layers=_of_neurons(self.layers, path, neurons))
+
+
+def _of_neurons(layers: Iterable[tuple[int, Layer]], path: Path, neurons: int) -> Iterator[tuple[int, Layer]]:
+    for number, layer in layers:
+        if number == 0 and layer.inputs != neurons:
+            raise FileError(f"{path} has {layer.inputs} neurons, expected {neurons}")
+        yield number, layer
+
+
+def uniform(layers: Iterable[Layer], layout: str) -> Iterator[Layer]:
+    """Yield the layers, checked to have one bias, activation and cap, as a layout needs that stores weights alone.
 
     Raises:
         NetworkError: a layer differs.
     """
-    first = network[0]
-    bias = first.bias[0]
-    for number, layer in enumerate(network, start=1):
-        other = layer.bias[layer.bias != bias]
+    first = None
+    for number, layer in enumerate(layers, start=1):
+        first = first or _Shared.of(layer)
+        other = layer.bias[layer.bias != first.bias]
         if other.size:
-            fault = f"layer {number} has bias {other[0]}, but the first neuron of layer 1 has {bias}"
-        elif (layer.activation, layer.negative_slope, layer.cap) != (first.activation, first.negative_slope, first.cap):
-            fault = f"layer {number} is {layer}, but layer 1 is {first}"
+            fault = f"layer {number} has bias {other[0]}, but the first neuron of layer 1 has {first.bias}"
+        elif _Shared.of(layer).ends != first.ends:
+            fault = f"layer {number} is {layer}, but layer 1 is {first.text}"
         else:
+            yield layer
             continue
         raise NetworkError(f"{fault}, which {layout} cannot hold: write a packed file")
+
+
+class _Shared(NamedTuple):
+    """What all layers must share with the first."""
+
+    bias: np.float32
+    ends: tuple[str, float | None, float | None]
+    text: str
+
+    @classmethod
+    def of(cls, layer: Layer) -> "_Shared":
+        return cls(layer.bias[0], (layer.activation, layer.negative_slope, layer.cap), str(layer))

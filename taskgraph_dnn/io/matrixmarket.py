@@ -10,9 +10,9 @@ from pathlib import Path
 
 import scipy.sparse
 
-from taskgraph_dnn.errors import FileError
+from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io.atomic import atomic_folder
-from taskgraph_dnn.io.layout import LayerFile, folder_layers, require_uniform, select
+from taskgraph_dnn.io.layout import LayerFile, LayerStream, folder_layers, select, uniform
 from taskgraph_dnn.io.streams import Progress, map_ahead, read_bytes
 from taskgraph_dnn.matrices import first_not_finite, float32_matrix
 from taskgraph_dnn.network import Layer, Network
@@ -47,26 +47,35 @@ def read_matrix_market(
         FileError: a layer is missing, or a file is damaged or holds something else than finite real numbers.
         NetworkError: the layers do not fit, or an argument is out of range.
     """
-    start = time.perf_counter()
-    path = Path(path)
+    stream = matrix_market_layers(Path(path), layers, bias=bias, activation=activation, cap=cap)
+    return stream.network(progress)
+
+
+def matrix_market_layers(
+    path: Path, layers: int | None = None, *, bias: float = 0.0, activation: str = "relu", cap: float | None = None
+) -> LayerStream:
+    """Return the layers of a file or a folder, to be read one after the other; see `read_matrix_market`.
+
+    Raises:
+        FileError: a layer is missing; reading may raise it later.
+        NetworkError: `layers` is no positive number, or more than 1 for a file.
+    """
+    started = time.perf_counter()
     files = list(_layer_files(path, layers))
-    read: list[Layer] = []
-    for layer in map_ahead(partial(_read_layer, bias=bias, activation=activation, cap=cap), files):
-        read.append(layer)
-        if progress is not None:
-            progress(len(read), len(files))
-    network = Network(read, read_seconds=time.perf_counter() - start)
-    return network if layers is None else network.head(layers)
+    read = map_ahead(partial(_read_layer, bias=bias, activation=activation, cap=cap), files)
+    return LayerStream(read, len(files), started)
 
 
 def _layer_files(path: Path, layers: int | None) -> Iterable[LayerFile]:
     if not path.is_dir():
+        if layers not in (None, 1):
+            raise NetworkError(f"cannot take {layers} layers of a network that has 1")
         return [LayerFile("", 1, path.name, partial(read_bytes, path))]
     return select(folder_layers(path, LAYER_FILE), path, "layer-1.mtx", stem=None, layers=layers)
 
 
-def _read_layer(file: LayerFile, *, bias: float, activation: str, cap: float | None) -> Layer:
-    return Layer(_parse(file.read(), file.place), bias=bias, activation=activation, cap=cap)
+def _read_layer(file: LayerFile, *, bias: float, activation: str, cap: float | None) -> tuple[int, Layer]:
+    return file.layer - 1, Layer(_parse(file.read(), file.place), bias=bias, activation=activation, cap=cap)
 
 
 def read_matrix_market_images(path: str | os.PathLike[str]) -> scipy.sparse.csr_array:
@@ -133,9 +142,8 @@ def write_matrix_market(network: Network, folder: str | os.PathLike[str], *, pro
     """
     from scipy.io import mmwrite
 
-    require_uniform(network, "a folder of Matrix Market files")
     with atomic_folder(folder) as draft:
-        for number, layer in enumerate(network, start=1):
+        for number, layer in enumerate(uniform(network, "a folder of Matrix Market files"), start=1):
             with (draft / f"layer-{number}.mtx").open("wb") as stream:
                 mmwrite(stream, layer.weights, symmetry="general")
             if progress is not None:

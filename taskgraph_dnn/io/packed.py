@@ -1,19 +1,18 @@
-"""Networks in one binary file, opened in no time because its arrays are used where they lie.
+"""Networks in one binary file, opened in no time because its arrays are used where they lie, when they are used.
 
 The file is in the safetensors format. The tensors `layers.{k}.indptr`, `.indices` and `.data`, with k from 0, are the
-weights of a layer in CSC, and `layers.{k}.bias` is its bias. The metadata hold what is no array: format, version, the
-network's digest, and `layers`, a JSON list with the shape, number of weights, activation, cap and digest of each layer,
-and the negative slope of leaky_relu.
+weights of a layer in CSC, and `layers.{k}.bias` is its bias. `reduced.{k}` are those of the network that the static
+reductions made of it, where that is much smaller; `reduced.{k}.places` says for each output of the layer that was
+reduced which of the reduced layer's it is, or -1 where it is always 0 or read by nobody. Equal tensors are stored once,
+under the name of the first. The metadata hold what is no array, as JSON: format, version, the network's digest,
+`layers` and `reduced` (see `Described`), and `seal`, a digest of these two.
 """
 
-import json
-import mmap
 import os
-import struct
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,15 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 
 from taskgraph_dnn.errors import FileError, NetworkError
-from taskgraph_dnn.io.atomic import atomic_path
-from taskgraph_dnn.io.streams import Progress
-from taskgraph_dnn.network import Layer, Network, index_dtype, network_digest
+from taskgraph_dnn.io.described import Described, described_layers, described_reduction, stored_layers
+from taskgraph_dnn.io.streams import map_ahead
+from taskgraph_dnn.io.tensors import Tensors, content_digest
+from taskgraph_dnn.network import Layer, Network, network_digest
+from taskgraph_dnn.reductions.static import Reduced
 
-FORMAT = "taskgraph-dnn"
-VERSION = "1"
-
-_DTYPES: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4")}
-_DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-_DATA_ALIGNMENT = 64  # bytes, a cache line: where the first tensor starts
+_INT32 = np.dtype(np.int32)
 
 
 @dataclass(frozen=True)
@@ -43,15 +38,17 @@ class PackedFile:
     Attributes:
         path: the file's absolute path.
         digest: the network's digest.
-        layers: how many of the file's layers, from the first, make the network.
+        layers: how many of the network's layers, from the first.
+        reduced: whether it is what static reductions made of the file's network.
     """
 
     path: str
     digest: str
     layers: int
+    reduced: bool = False
 
     def open(self) -> Network:
-        """Return the network, without hashing it again; a process opens the same file only once.
+        """Return the network; a process opens the same file only once.
 
         Raises:
             FileError: the file is gone, or holds another network by now.
@@ -62,7 +59,7 @@ class PackedFile:
 
     def head(self, layers: int, digest: str) -> "PackedFile":
         """Return the source of the first `layers` layers."""
-        return PackedFile(self.path, digest, layers)
+        return PackedFile(self.path, digest, layers, self.reduced)
 
 
 _opening = threading.Lock()
@@ -81,76 +78,27 @@ def _state(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _open(file: PackedFile, state: tuple[int, int]) -> Network:  # noqa: ARG001, a changed file is opened again
-    network = read_packed(file.path, file.layers, verify=False)
+    network = read_packed(file.path) if file.reduced else read_packed(file.path, file.layers)
+    if file.reduced:
+        if network.reduced is None or len(network.reduced.network) < file.layers:
+            raise FileError(f"{file.path} holds no reduced network of {file.layers} layers any more")
+        network = network.reduced.network.head(file.layers)
     if network.digest != file.digest:
         raise FileError(f"{file.path} holds the network {network.digest}, expected {file.digest}")
     return network
 
 
-def write_packed(network: Network, path: str | os.PathLike[str], *, progress: Progress | None = None) -> None:
-    """Write a network to a packed file, array by array, without a copy of them in memory.
+def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, verify: bool = False) -> Network:
+    """Open a packed file, however large, without reading the weights.
 
-    Args:
-        network: any network.
-        path: the file; it appears when all is written.
-        progress: called after each layer with the layers written and all layers.
-
-    Raises:
-        FileError: the file cannot be there.
-    """
-    tensors = [(f"layers.{k}.{name}", k, array) for k, layer in enumerate(network) for name, array in _arrays(layer)]
-    # The format allows no gaps, so the widest types go first: then each tensor is aligned to its own type.
-    tensors.sort(key=lambda tensor: -tensor[2].itemsize)
-    with atomic_path(path) as draft, draft.open("wb") as stream:
-        stream.write(_header(network, [(name, array) for name, _, array in tensors]))
-        for name, k, array in tensors:
-            stream.write(np.ascontiguousarray(array).data)
-            if progress is not None and name.endswith(".bias"):
-                progress(k + 1, len(network))
-
-
-def _arrays(layer: Layer) -> Iterator[tuple[str, NDArray[Any]]]:
-    yield "indptr", layer.weights.indptr
-    yield "indices", layer.weights.indices
-    yield "data", layer.weights.data
-    yield "bias", layer.bias
-
-
-def _header(network: Network, tensors: list[tuple[str, NDArray[Any]]]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": _metadata(network)}
-    offset = 0
-    for name, array in tensors:
-        end = offset + array.nbytes
-        header[name] = {"dtype": _DTYPE_NAMES[array.dtype], "shape": list(array.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header).encode()
-    text += b" " * (-(8 + len(text)) % _DATA_ALIGNMENT)
-    return struct.pack("<Q", len(text)) + text
-
-
-def _metadata(network: Network) -> dict[str, str]:
-    layers = [
-        {
-            "shape": [layer.inputs, layer.outputs],
-            "nnz": layer.nnz,
-            "activation": layer.activation,
-            "cap": layer.cap,
-            "digest": layer.digest,
-        }
-        | ({} if layer.negative_slope is None else {"negative_slope": layer.negative_slope})
-        for layer in network
-    ]
-    return {"format": FORMAT, "version": VERSION, "digest": network.digest, "layers": json.dumps(layers)}
-
-
-def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, verify: bool = True) -> Network:
-    """Open a packed file; the network's arrays are read-only views of the file, loaded when they are used.
+    A layer's arrays are read-only views of the file. When they are used for the first time, the layer's structure and
+    numbers are checked, so that no damage can make a kernel read what is not its own; `FileError` is raised then.
+    Other damage, a changed weight for example, only `verify` can see.
 
     Args:
         path: the file.
         layers: how many layers, from the first; None takes all.
-        verify: hash every layer and check its numbers. Without it, the file must be one that was verified before; its
-            structure is checked nonetheless, because kernels follow it without looking.
+        verify: read and hash all of these layers now, and the reduced ones, and compare them with their digests.
 
     Raises:
         FileError: the file is no packed network, of another version, damaged, or has fewer than `layers` layers.
@@ -159,27 +107,123 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
     start = time.perf_counter()
     path = Path(path)
     state = _state(path)
-    tensors = _Tensors.open(path)
-    described = _described_layers(path, tensors.header.get("__metadata__") or {})
-    if layers is None:
-        layers = len(described)
-    if layers < 1:
+    tensors = Tensors.open(path)
+    described = described_layers(path, tensors.metadata)
+    if layers is not None and layers < 1:
         raise NetworkError(f"cannot read {layers} layers, expected at least 1")
-    if layers > len(described):
+    if layers is not None and layers > len(described):
         raise FileError(f"{path} has {len(described)} layers, expected at least {layers}")
-    described = described[:layers]
-    digest = network_digest(layer.digest for layer in described)
     try:
-        read = [tensors.layer(k, layer, verify) for k, layer in enumerate(described)]
-        source = PackedFile(str(path.absolute()), digest, layers)
-        network = Network(read, source=source, read_seconds=time.perf_counter() - start)
+        network = _network(tensors, described, start).head(layers or len(described))
     except (NetworkError, TypeError, ValueError) as error:  # what the file says of its layers is not possible
         raise FileError(f"{path}: {error}") from error
-    _in_use[source, state] = network
+    for known in (network, *([] if network.reduced is None else [network.reduced.network])):
+        _in_use[known.source, state] = known
+    if verify:
+        _verify(path, network)
     return network
 
 
-def read_packed_as_told(path: Path, neurons: int | None, layers: int | None, given: dict[str, Any]) -> Network:
+def _network(tensors: Tensors, described: list[Described], start: float) -> Network:
+    digest, file = network_digest(layer.digest for layer in described), str(tensors.path.absolute())
+    return Network(
+        stored_layers(tensors, "layers", described),
+        source=PackedFile(file, digest, len(described)),
+        reduced=_reduced(tensors, file, described),
+        read_seconds=time.perf_counter() - start,
+    )
+
+
+def _reduced(tensors: Tensors, file: str, described: list[Described]) -> Reduced | None:
+    found = described_reduction(tensors.path, tensors.metadata)
+    if found is None:
+        return None
+    names, folds_inputs, layers = found
+    if len(layers) != len(described) + folds_inputs:
+        raise FileError(f"{file} has {len(layers)} reduced layers for {len(described)} layers")
+    source = PackedFile(file, network_digest(layer.digest for layer in layers), len(layers), reduced=True)
+    network = Network(stored_layers(tensors, "reduced", layers), source=source)
+    outputs = [layer.shape[1] for layer in described]
+    places = _Places(tensors, layers, outputs, folds_inputs)
+    last = places[-1]
+    if last is None:
+        raise FileError(f"{file} says that outputs of its last reduced layer are missing")
+    return Reduced(network, last, names, folds_inputs, places)
+
+
+@dataclass(frozen=True, repr=False)
+class _Places(Sequence[NDArray[np.int32] | None]):
+    """For each layer where its outputs are among those of the reduced one, or None; checked when asked for."""
+
+    tensors: Tensors
+    layers: list[Described]  # the reduced ones
+    outputs: list[int]  # of each layer that was reduced
+    folds_inputs: bool
+
+    def __len__(self) -> int:
+        return len(self.outputs)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            chosen = range(*index.indices(len(self)))
+            is_head = chosen == range(len(chosen))
+            return replace(self, outputs=self.outputs[index]) if is_head else tuple(self[k] for k in chosen)
+        return self._places(range(len(self))[index])
+
+    def _places(self, k: int) -> NDArray[np.int32] | None:
+        number = k + self.folds_inputs
+        described = self.layers[number]
+        if described.unread:
+            return None
+        places = self.tensors.get(described.name(f"reduced.{number}", "places"), _INT32, self.outputs[k])
+        if not -1 <= places.min() <= places.max() < described.shape[1]:
+            found = f"places {places.min()} to {places.max()}, expected -1 to {described.shape[1] - 1}"
+            raise FileError(f"{self.tensors.path}: reduced layer {number + 1} has {found}")
+        return places
+
+    def verify(self) -> None:
+        """Compare all of them with their digests."""
+        for k, places in enumerate(self):
+            described = self.layers[k + self.folds_inputs]
+            if places is not None and content_digest(places).hex() != described.places:
+                raise FileError(f"{self.tensors.path}: the places of the outputs of layer {k + 1} were changed")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (list(self),)
+
+
+def _verify(path: Path, network: Network) -> None:
+    layers = [(f"{path}: layer {number}", layer) for number, layer in enumerate(network, start=1)]
+    if network.reduced is not None:
+        smaller: Network = network.reduced.network
+        layers += [(f"{path}: reduced layer {number}", layer) for number, layer in enumerate(smaller, start=1)]
+        if isinstance(network.reduced.earlier, _Places):
+            network.reduced.earlier.verify()
+    for _ in map_ahead(_verify_layer, layers):
+        pass
+
+
+def _verify_layer(known: tuple[str, Layer]) -> None:
+    place, layer = known
+    w = layer.weights
+    found = Layer.from_csc_arrays(
+        w.shape,
+        w.indptr,
+        w.indices,
+        w.data,
+        bias=layer.bias,
+        activation=layer.activation,
+        negative_slope=layer.negative_slope,
+        cap=layer.cap,
+    )
+    if found.digest != layer.digest:
+        raise FileError(f"{place} has the digest {found.digest}, expected {layer.digest}")
+    layer.release()
+
+
+def read_packed_as_told(
+    path: Path, neurons: int | None, layers: int | None, given: dict[str, Any], *, verify: bool = False
+) -> Network:
     """Open a packed file for a reader of several formats.
 
     Args:
@@ -187,6 +231,7 @@ def read_packed_as_told(path: Path, neurons: int | None, layers: int | None, giv
         neurons: what the network must have, or None.
         layers: how many layers, or None.
         given: what the caller said of all layers, by name; it must be nothing, because the file says that itself.
+        verify: see `read_packed`.
 
     Raises:
         FileError: see `read_packed`; or the file has other neurons.
@@ -195,114 +240,7 @@ def read_packed_as_told(path: Path, neurons: int | None, layers: int | None, giv
     if given:
         name, value = next(iter(given.items()))
         raise NetworkError(f"{path} holds its own {name}, so {name}={value} cannot be given")
-    network = read_packed(path, layers)
+    network = read_packed(path, layers, verify=verify)
     if neurons not in (None, network.inputs):
         raise FileError(f"{path} has {network.inputs} neurons, expected {neurons}")
     return network
-
-
-@dataclass(frozen=True)
-class _Described:
-    """A layer as the metadata describe it."""
-
-    shape: tuple[int, int]
-    nnz: int
-    activation: str
-    cap: float | None
-    digest: str
-    negative_slope: float | None = None
-
-    def __post_init__(self) -> None:
-        sizes = (*self.shape, self.nnz + 1)
-        if len(sizes) != 3 or not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise ValueError(f"{self.shape} and {self.nnz} are no sizes of a layer")
-
-
-def _described_layers(path: Path, metadata: dict[str, str]) -> list[_Described]:
-    for key, expected in (("format", FORMAT), ("version", VERSION)):
-        if metadata.get(key) != expected:
-            raise FileError(f"{path} has {key} {metadata.get(key)}, this package reads {key} {expected}")
-    try:
-        layers = [_Described(**{**layer, "shape": tuple(layer["shape"])}) for layer in json.loads(metadata["layers"])]
-        digest = network_digest(layer.digest for layer in layers)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise FileError(f"{path} does not describe its layers: {error!r}") from error
-    if metadata.get("digest") != digest:
-        raise FileError(f"{path} has the digest {metadata.get('digest')}, but its layers have {digest}")
-    return layers
-
-
-@dataclass(frozen=True)
-class _Tensors:
-    """The arrays of an open file: where they are, and the bytes that they are views of."""
-
-    path: Path
-    content: mmap.mmap
-    header: dict[str, Any]
-    start: int  # bytes before the first tensor
-
-    @classmethod
-    def open(cls, path: Path) -> "_Tensors":
-        try:
-            with safe_open(path, framework="numpy"):  # checks the header, and that the tensors fill the file exactly
-                pass
-            with path.open("rb") as file:
-                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (SafetensorError, OSError) as error:
-            raise FileError(f"cannot read {path} as a safetensors file: {error}") from error
-        start = 8 + struct.unpack("<Q", content[:8])[0]
-        return cls(path, content, json.loads(content[8:start]), start)
-
-    def get(self, name: str, dtype: str, size: int) -> NDArray[Any]:
-        """Return the view of a tensor that must have `size` elements of type `dtype`."""
-        tensor = self.header.get(name)
-        if tensor is None:
-            raise FileError(f"{self.path}: tensor {name} is missing")
-        if (tensor["dtype"], tensor["shape"]) != (dtype, [size]):
-            found = f"{tensor['dtype']} of shape {tensor['shape']}"
-            raise FileError(f"{self.path}: tensor {name} is {found}, expected {dtype} of shape {[size]}")
-        # The mapping itself is the array's base: scipy copies an array that is a small part of another one.
-        return np.ndarray(size, _DTYPES[dtype], self.content, self.start + tensor["data_offsets"][0])
-
-    def layer(self, k: int, described: _Described, verify: bool) -> Layer:
-        """Return layer `k`, from 0."""
-        inputs, outputs = described.shape
-        index = _DTYPE_NAMES[np.dtype(index_dtype(described.shape, described.nnz))]
-        indptr = self.get(f"layers.{k}.indptr", index, outputs + 1)
-        indices = self.get(f"layers.{k}.indices", index, described.nnz)
-        data = self.get(f"layers.{k}.data", "F32", described.nnz)
-        bias = self.get(f"layers.{k}.bias", "F32", outputs)
-        _check_structure(f"{self.path}: layer {k + 1}", inputs, indptr, indices)
-        if verify:
-            _check_numbers(f"{self.path}: layer {k + 1}", data, bias)
-        layer = Layer.from_csc_arrays(
-            described.shape,
-            indptr,
-            indices,
-            data,
-            bias=bias,
-            activation=described.activation,
-            negative_slope=described.negative_slope,
-            cap=described.cap,
-            digest=None if verify else described.digest,
-        )
-        if layer.digest != described.digest:
-            raise FileError(f"{self.path}: layer {k + 1} has the digest {layer.digest}, expected {described.digest}")
-        return layer
-
-
-def _check_structure(place: str, inputs: int, indptr: NDArray[Any], indices: NDArray[Any]) -> None:
-    if indptr[0] != 0 or indptr[-1] != indices.size or (indptr[1:] < indptr[:-1]).any():
-        raise FileError(f"{place}: the column pointers do not rise from 0 to {indices.size}")
-    if indices.size and not 0 <= indices.min() <= indices.max() < inputs:
-        raise FileError(f"{place}: row numbers {indices.min()} to {indices.max()}, expected 0 to {inputs - 1}")
-    rises = indices[1:] > indices[:-1]
-    starts = indptr[1:-1]
-    rises[starts[(starts > 0) & (starts < indices.size)] - 1] = True  # a new column may start at any row
-    if not rises.all():
-        raise FileError(f"{place}: the row numbers of a column are not sorted")
-
-
-def _check_numbers(place: str, data: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
-    if not (np.isfinite(data).all() and data.all() and np.isfinite(bias).all()):
-        raise FileError(f"{place}: a weight is not finite or is 0, or a bias is not finite")

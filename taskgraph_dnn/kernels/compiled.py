@@ -16,7 +16,7 @@ from numba.extending import register_jitable
 
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.kernels import emit, jit, vectors
-from taskgraph_dnn.kernels.emit import SLICE, turn
+from taskgraph_dnn.kernels.emit import SLICE
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.kernels.vectors import BLOCK, NAN, VECTOR_NBYTES
 from taskgraph_dnn.network import Layer
@@ -28,15 +28,11 @@ LANES = (16, 32)
 #: hold: nearer, what is fetched comes too late, and in smaller tiles fetching costs more than it brings (measured).
 AHEAD, _FAR_NBYTES = 256, 2**22
 
-#: Outputs that `push` adds to at a time, where it does not go one by one.
-PUSHED = 16
-
 _row16, _row32 = emit.row_of(16), emit.row_of(32)
 _far16, _far32 = emit.row_of(16, ahead=AHEAD), emit.row_of(32, ahead=AHEAD)
 _single16, _single32 = emit.row_of(16, flag_nan=True), emit.row_of(32, flag_nan=True)
 _slice16, _slice32 = emit.slice_of(16), emit.slice_of(32)
 _block4, _block8, _block16 = emit.block_of(4), emit.block_of(8), emit.block_of(16)
-_push1, _push16 = emit.push_of(1), emit.push_of(PUSHED)
 _exp, _sigmoid, _tanh = emit.pass_of("exp"), emit.pass_of("sigmoid"), emit.pass_of("tanh")
 
 #: numba keeps compiled code until the module that it was written in changes. This is to make it see the others, too:
@@ -69,8 +65,12 @@ class Ends(NamedTuple):
         return cls(0.0 if relu else -math.inf, slope, math.inf if smooth else cap, smooth, cap)
 
 
+#: What numba calls them.
+ENDS = types.NamedTuple([types.float64, types.float64, types.float64, types.int64, types.float64], Ends)
+
+
 @register_jitable
-def _limits(ends, values):
+def limits_of(ends, values):
     """Return low, slope and cap in the type of the values."""
     number = values.dtype.type
     return number(ends.low), number(ends.slope), number(ends.cap)
@@ -99,7 +99,7 @@ def _softmax(tile):
 
 
 @register_jitable
-def _end(tile, flags, ends, alive):
+def end_tile(tile, flags, ends, alive):
     """Put the smooth function on a tile of sums, where there is one, and see which samples are alive."""
     neurons, lanes = tile.shape
     last = tile.dtype.type(ends.last)
@@ -129,7 +129,7 @@ def _again(indices, weights, where, tile, bias, ends, out):
     adds, too, wherever the processor can. `where` says where the inputs and the weights begin, how far apart they are,
     and how many there are.
     """
-    limits = _limits(ends, tile)
+    limits = limits_of(ends, tile)
     index, index_stride, weight, weight_stride, edges = where
     flags = 0
     for lane in range(tile.shape[1]):
@@ -138,7 +138,7 @@ def _again(indices, weights, where, tile, bias, ends, out):
             w = weights[weight + k * weight_stride]
             if w != 0:
                 total += w * tile[indices[index + k * index_stride], lane]
-        out[lane] = _activated(total, limits)
+        out[lane] = activated(total, limits)
         if out[lane] != 0:
             flags |= 1 << lane
     return flags
@@ -148,7 +148,7 @@ def _rows(emitted: str) -> Callable[..., None]:
     def rows(indptr, indices, weights, biases, ends, inputs, outputs, alive):
         """One output after the other (`csr`)."""
         assert emitted
-        limits = _limits(ends, outputs)
+        limits = limits_of(ends, outputs)
         tiles, width, lanes = inputs.shape
         far = width * lanes * inputs.itemsize >= _FAR_NBYTES
         for t in range(tiles):
@@ -163,7 +163,7 @@ def _rows(emitted: str) -> Callable[..., None]:
                     flags |= _row16(indices, weights, inputs, biases, limits, outputs, where)
                 else:
                     flags |= _row32(indices, weights, inputs, biases, limits, outputs, where)
-            _end(outputs[t], flags, ends, alive[t])
+            end_tile(outputs[t], flags, ends, alive[t])
 
     return rows
 
@@ -172,7 +172,7 @@ def _slices(emitted: str) -> Callable[..., None]:
     def slices(words, numbers, weights, biases, ends, inputs, outputs, alive):
         """`SLICE` outputs after `SLICE` outputs, all with equally many edges (`ell`)."""
         assert emitted
-        limits = _limits(ends, outputs)
+        limits = limits_of(ends, outputs)
         tiles, width, lanes = inputs.shape
         count = -(-outputs.shape[1] // SLICE)
         edges = words.size // (count * SLICE)
@@ -194,7 +194,7 @@ def _slices(emitted: str) -> Callable[..., None]:
                         halves = first, 2 * SLICE, first + 1, 2 * SLICE, edges
                         found |= _again(numbers, weights, halves, inputs[t], biases[n + r], ends, outputs[t, n + r])
                 flags |= found
-            _end(outputs[t], flags, ends, alive[t])
+            end_tile(outputs[t], flags, ends, alive[t])
 
     return slices
 
@@ -206,7 +206,7 @@ def _groups(emitted: str) -> Callable[..., None]:
         All in one function: numba counts references to arrays that are handed on, which takes as long as half a piece.
         """
         assert emitted
-        limits = _limits(ends, outputs)
+        limits = limits_of(ends, outputs)
         tiles, width, lanes = inputs.shape
         vector = VECTOR_NBYTES // outputs.itemsize
         for t in range(tiles):
@@ -239,72 +239,14 @@ def _groups(emitted: str) -> Callable[..., None]:
                         column = edge, 1, weight + r, size, stop - edge
                         found |= _again(indices, weights, column, inputs[t], biases[n], ends, outputs[t, n])
                 flags |= found
-            _end(outputs[t], flags, ends, alive[t])
+            end_tile(outputs[t], flags, ends, alive[t])
 
     return groups
 
 
-def _pushes(emitted: str) -> Callable[..., None]:
-    def pushes(indptr, places, weights, order, biases, ends, rows_indptr, rows_indices, rows_values, outputs, alive):
-        """Every nonzero input through its edges (`push`)."""
-        assert emitted
-        limits = _limits(ends, outputs)
-        tiles, _, lanes = outputs.shape
-        vector = VECTOR_NBYTES // outputs.itemsize
-        sums = np.empty((vector, biases.size), outputs.dtype)
-        for t in range(tiles):
-            flags = 0
-            for lane in range(0, lanes, vector):
-                for v in range(vector):
-                    for place in range(biases.size):
-                        sums[v, place] = biases[place]
-                    sample = t * lanes + lane + v
-                    if sample < rows_indptr.size - 1:
-                        for nonzero in range(rows_indptr[sample], rows_indptr[sample + 1]):
-                            i, x = rows_indices[nonzero], sums.dtype.type(rows_values[nonzero])
-                            first, stop, at = indptr[i], indptr[i + 1], v * biases.size
-                            if weights.size == places.size:
-                                _push1(places, weights, first, stop, x, sums, at)
-                            elif np.isfinite(x):
-                                _push16(places, weights, first, stop, x, sums, at)
-                            else:
-                                _push_edges(places, weights, first, stop, x, sums, v)
-                flags |= _turned(sums, order, limits, outputs, t, lane) << lane
-            _end(outputs[t], flags, ends, alive[t])
-
-    return pushes
-
-
 @register_jitable
-def _push_edges(places, weights, first, stop, x, sums, v):
-    """Add an infinite input times its weights, but not times the padding among them."""
-    for k in range(first, stop):
-        for r in range(PUSHED):
-            if weights[k * PUSHED + r] != 0:
-                sums[v, places[k] + r] += x * weights[k * PUSHED + r]
-
-
-@register_jitable
-def _turned(sums, order, limits, outputs, t, lane):
-    """End the samples of one vector of lanes, and return the flags."""
-    vector, stride = sums.shape
-    _, width, lanes = outputs.shape
-    flags, out = 0, t * width * lanes + lane
-    for n in range(0, width, vector):
-        n = min(n, width - vector)
-        if n >= 0:
-            flags |= turn(sums, n, stride, order, n, lanes, limits, outputs, out)
-        else:
-            for v in range(vector):
-                for place in range(width):
-                    total = _activated(sums[v, place], limits)
-                    outputs[t, order[place], lane + v] = total
-                    flags |= (1 if total != 0 else 0) << v
-    return flags
-
-
-@register_jitable
-def _activated(total, limits):
+def activated(total, limits):
+    """Return what becomes of a sum before the smooth function, where there is one."""
     low, slope, cap = limits
     total = slope * total if slope * total > total else total
     total = low if low > total else total
@@ -342,12 +284,6 @@ def _function(name: str, value: np.dtype[Any], index: np.dtype[Any]) -> Callable
         "rows": (_rows, (int64s, readonly(number), floats), (tiles,)),
         "slices": (_slices, (readonly(types.uint64), readonly(number), floats), (tiles,)),
         "groups": (_groups, (readonly(types.int64, 2), readonly(types.int32), readonly(number), floats), (tiles,)),
-        "pushes": (
-            _pushes,
-            (int64s, readonly(types.int32), floats, readonly(types.int32)),
-            (readonly(number), readonly(number), floats),
-        ),
     }[name]
-    ends = types.NamedTuple([types.float64, types.float64, types.float64, types.int64, types.float64], Ends)
     outputs, alive = types.Array(element, 3, "C", aligned=False), types.Array(types.boolean, 2, "C")
-    return compile_for(python(_EMITTED), *layer, floats, ends, *inputs, outputs, alive)
+    return compile_for(python(_EMITTED), *layer, floats, ENDS, *inputs, outputs, alive)

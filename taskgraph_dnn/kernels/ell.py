@@ -99,7 +99,7 @@ _WAITING = 1.07
 
 def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
     """As many edges as the longest row has, for every output; the outputs of a slice share what they read."""
-    edges = int(np.diff(layer.weights.indptr).max())
+    edges = layer.fact("longest", lambda: int(np.diff(layer.weights.indptr).max()))
     filled = max(edges / layer.inputs, 1e-9)
     near = 1 - (1 - (1 - filled) ** SLICE) / (SLICE * filled)
     return _WAITING * layer.outputs * edges * edge_seconds(layer, lanes, nbytes=8, near=near)

@@ -171,6 +171,27 @@ def push_of(row: int) -> Any:
     return push
 
 
+def add_of(row: int) -> Any:
+    """Return the code that adds `row` float32 values to as many sums."""
+
+    @intrinsic
+    def add(typing, values, first, sums, at):
+        """The values begin at the element `first`, the sums at the element `at`."""
+
+        def codegen(context, builder, signature, arguments):
+            _, first, _, at = arguments
+            code = VectorCode(context, builder, sums.dtype, row)
+            values_, sums_ = code.arrays(signature, arguments, 0, 2)
+            for v, total in enumerate(code.vectors(sums_, at)):
+                x = code.weights(values_, first, v)
+                builder.store(builder.fadd(total, x), code.address(sums_, at, v), align=UNALIGNED)
+            return context.get_dummy_value()
+
+        return types.void(values, types.int64, sums, types.int64), codegen
+
+    return add
+
+
 @intrinsic
 def turn(typing, sums, first, stride, order, number, lanes, limits, outputs, out):
     """End as many samples as a vector has lanes, for as many outputs: sums lie by sample, outputs by neuron.

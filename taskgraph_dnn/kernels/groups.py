@@ -98,6 +98,12 @@ def _joined(layer: Layer, order: NDArray[np.int64]) -> Groups:
     return Groups(order, starts[: count + 1], indptr[: count + 1], indices[: indptr[count]])
 
 
+def inputs_by_size(groups: Groups) -> list[int]:
+    """Return how many inputs the groups of 0, 1, ... `LARGEST` outputs have together, by size."""
+    sizes, inputs = np.diff(groups.starts), np.diff(groups.indptr)
+    return [int(count) for count in np.bincount(sizes, inputs, minlength=LARGEST + 1)]
+
+
 def count_rows(layer: Layer, width: int) -> int:
     """Return how many pairs of an input and `width` outputs, in the groups' order, have an edge between them."""
     w = layer.weights

@@ -1,7 +1,8 @@
 """Push: each nonzero input goes through its edges. For inputs that are mostly zero, straight from CSR rows.
 
 Outputs that share inputs stand in a row, so that an input may add to `PUSHED` of them at a time; where too few of those
-would have an edge, it goes edge by edge.
+would have an edge, it goes edge by edge. Where no input has more than one edge, as where inputs are summed in classes,
+there is nothing to follow but a number.
 """
 
 from collections.abc import Callable
@@ -14,15 +15,17 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Alive, Values
 from taskgraph_dnn.errors import InputError
-from taskgraph_dnn.kernels import compiled
-from taskgraph_dnn.kernels.compiled import PUSHED
+from taskgraph_dnn.kernels import compiled, pushes
 from taskgraph_dnn.kernels.groups import count_rows, groups_of
+from taskgraph_dnn.kernels.pushes import PUSHED, RUN
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.network import Layer, index_dtype
 
 #: Measured: multiply-adds a second in a row, and outputs a second that are put in their places. Then multiply-adds edge
 #: by edge, while a sample's sums stay in the first cache, and beyond.
 _ROW_RATE, _TURN_RATE = 4e9, 3e9
+#: Measured: inputs a second that have one edge.
+_SINGLE_RATE = 1e9
 _NEAR_EDGE_RATE, _FAR_EDGE_RATE, _NEAR_OUTPUTS = 8e8, 1.5e8, 2**13
 
 
@@ -38,7 +41,22 @@ class _Packed:
     run: Callable[..., None]
 
 
-def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
+@dataclass(frozen=True, eq=False)
+class _Single:
+    """A layer of which no input has more than one edge."""
+
+    places: NDArray[Any]  # uint16 or uint32: the output of each input; one after the last where it has none
+    weights: NDArray[np.float32]  # of each input; none if all are 1
+    runs: NDArray[np.bool_]  # whether the outputs of so many inputs, from this one on, follow one another
+    biases: NDArray[np.float32]
+    order: NDArray[np.int32]  # the outputs
+    ends: compiled.Ends
+    run: Callable[..., int]
+
+
+def _pack(layer: Layer, dtype: np.dtype[Any]) -> "_Packed | _Single":
+    if _is_single(layer):
+        return _pack_single(layer, dtype)
     order = groups_of(layer).order
     ordered = layer.weights[:, order].tocsr()
     ordered.sort_indices()
@@ -59,8 +77,33 @@ def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
         biases,
         layer.outputs,
         compiled.Ends.of(layer),
-        compiled.function("pushes", dtype, np.dtype(np.int32)),
+        pushes.function("pushes", dtype, np.dtype(np.int32)),
     )
+
+
+def _pack_single(layer: Layer, dtype: np.dtype[Any]) -> _Single:
+    w = layer.weights
+    places, weights = np.full(layer.inputs, layer.outputs, np.int32), np.zeros(layer.inputs, np.float32)
+    places[w.indices], weights[w.indices] = np.repeat(np.arange(layer.outputs), np.diff(w.indptr)), w.data
+    places = places.astype(np.uint16 if layer.outputs < 2**16 else np.uint32)
+    run = pushes.function("singles", dtype, places.dtype)
+    weights = weights[:0] if (w.data == 1).all() else weights
+    order = np.arange(layer.outputs, dtype=np.int32)
+    return _Single(places, weights, _runs(places), layer.bias, order, compiled.Ends.of(layer), run)
+
+
+def _runs(places: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return at which inputs a run begins of which each place is one after the one before."""
+    broken = np.concatenate([[0], np.cumsum(np.diff(places.astype(np.int64)) != 1)])
+    runs = np.zeros(len(places), np.bool_)
+    ends = broken[RUN - 1 :]
+    runs[: len(ends)] = ends == broken[: len(ends)]
+    return runs
+
+
+def _is_single(layer: Layer) -> bool:
+    """Return whether no input has more than one edge."""
+    return layer.fact("single", lambda: bool(np.bincount(layer.weights.indices, minlength=1).max() <= 1))
 
 
 def _in_rows(layer: Layer) -> bool:
@@ -73,12 +116,16 @@ def _edge_rate(layer: Layer) -> float:
 
 def _rows(layer: Layer) -> int:
     """Return how many rows of `PUSHED` outputs have an edge, over all inputs."""
-    if "rows pushed" not in layer.packed:
-        layer.packed["rows pushed"] = count_rows(layer, PUSHED)
-    return int(layer.packed["rows pushed"])
+    return layer.fact("rows pushed", lambda: count_rows(layer, PUSHED))
 
 
-def _unpack(packed: _Packed) -> scipy.sparse.csc_array:
+def _unpack(packed: "_Packed | _Single") -> scipy.sparse.csc_array:
+    if isinstance(packed, _Single):
+        (inputs,) = np.nonzero(packed.places < len(packed.biases))
+        weights = packed.weights[inputs] if packed.weights.size else np.ones(inputs.size, np.float32)
+        shape = len(packed.places), len(packed.biases)
+        coordinates = inputs.astype(np.int32), packed.places[inputs].astype(np.int32)
+        return scipy.sparse.coo_array((weights, coordinates), shape=shape).tocsc()
     width = packed.weights.size // max(1, packed.places.size)
     inputs = np.repeat(np.arange(len(packed.indptr) - 1), np.diff(packed.indptr) * width)
     places = (packed.places[:, None] + np.arange(width)).ravel()
@@ -89,19 +136,32 @@ def _unpack(packed: _Packed) -> scipy.sparse.csc_array:
     return scipy.sparse.coo_array((packed.weights[there], coordinates), shape=shape).tocsc()
 
 
-def _run(packed: _Packed, rows: scipy.sparse.csr_array, outputs: Values, alive: Alive) -> None:
-    shape = len(packed.indptr) - 1, packed.outputs
+def _run(packed: "_Packed | _Single", rows: scipy.sparse.csr_array, outputs: Values, alive: Alive) -> None:
+    layer: tuple[Any, ...]
+    if isinstance(packed, _Single):
+        shape = len(packed.places), len(packed.biases)
+        layer = packed.places, packed.weights, packed.runs, packed.order, packed.biases, packed.ends
+    else:
+        shape = len(packed.indptr) - 1, packed.outputs
+        layer = packed.indptr, packed.places, packed.weights, packed.order, packed.biases, packed.ends
     lanes = outputs.shape[2]
     as_tiles = -(-rows.shape[0] // lanes), rows.shape[1], lanes
     compiled.check_shapes(as_tiles, outputs.shape, alive.shape, shape)
-    if rows.nnz and not 0 <= rows.indices.min() <= rows.indices.max() < shape[0]:
-        raise InputError(f"samples have column numbers outside 0 to {shape[0] - 1}: they were changed after `infer`")
-    layer = packed.indptr, packed.places, packed.weights, packed.order, packed.biases, packed.ends
     indptr, indices = (np.ascontiguousarray(array, np.int32) for array in (rows.indptr, rows.indices))
-    packed.run(*layer, indptr, indices, np.ascontiguousarray(rows.data), outputs, alive)
+    values = np.ascontiguousarray(rows.data)
+    if isinstance(packed, _Single):
+        unknown = packed.run(*layer, indptr, indices.view(np.uint32), values, outputs, alive)
+    else:
+        unknown = int(rows.nnz and not 0 <= indices.min() <= indices.max() < shape[0])
+        if not unknown:
+            packed.run(*layer, indptr, indices, values, outputs, alive)
+    if unknown:
+        raise InputError(f"samples have column numbers outside 0 to {shape[0] - 1}: they were changed after `infer`")
 
 
 def _seconds(layer: Layer, lanes: int, density: float) -> float:
+    if density < 1 and _is_single(layer):
+        return float(lanes * (density * layer.nnz / _SINGLE_RATE + layer.outputs / _TURN_RATE))
     each = layer.nnz / _edge_rate(layer)
     if density < 1:  # otherwise nobody will push, and looking at all edges would be for nothing
         each = min(_rows(layer) * PUSHED / _ROW_RATE, each)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from taskgraph_dnn.activations import Alive, Values
 from taskgraph_dnn.kernels import compiled
 from taskgraph_dnn.kernels.csr import edge_seconds, short_indices
-from taskgraph_dnn.kernels.groups import BLOCK_RATE, PIECES, SINGLE, TOGETHER, Groups, groups_of
+from taskgraph_dnn.kernels.groups import BLOCK_RATE, PIECES, SINGLE, TOGETHER, Groups, groups_of, inputs_by_size
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.network import Layer, index_dtype
 
@@ -99,10 +99,9 @@ def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None
 
 
 def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
-    groups = groups_of(layer)
-    sizes, inputs = np.diff(groups.starts), np.diff(groups.indptr)
+    grouped = np.array(layer.fact("grouped", lambda: inputs_by_size(groups_of(layer))))
     alone = 1.03 * edge_seconds(layer, lanes)
-    return float(TOGETHER[sizes] @ inputs * lanes / BLOCK_RATE + SINGLE[sizes] @ inputs * alone)
+    return float(TOGETHER @ grouped * lanes / BLOCK_RATE + SINGLE @ grouped * alone)
 
 
 KERNEL = Kernel("tile", _pack, _unpack, _run, _seconds)

@@ -55,14 +55,33 @@ def radixnet(
         NetworkError: one of the numbers is out of range.
     """
     started = time.perf_counter()
-    _check(neurons, layers, seed)
-    first = _first_layer(neurons, weight, challenge.bias(neurons) if bias is None else bias, cap)
     made = []
-    for row_numbers in islice(_row_numbers(neurons, seed), layers):
-        made.append(_rewired(first, row_numbers))
+    for layer in radixnet_layers(neurons, layers, seed=seed, bias=bias, cap=cap, weight=weight):
+        made.append(layer)
         if progress is not None:
             progress(len(made), layers)
     return Network(made, read_seconds=time.perf_counter() - started)
+
+
+def radixnet_layers(
+    neurons: int,
+    layers: int,
+    *,
+    seed: int = 0,
+    bias: float | None = None,
+    cap: float | None = challenge.CAP,
+    weight: float = challenge.WEIGHT,
+) -> Iterator[Layer]:
+    """Return the layers of `radixnet`, made one at a time: a network that does not fit in memory can be written so.
+
+    The arguments are those of `radixnet`, and checked at once.
+
+    Raises:
+        NetworkError: one of the numbers is out of range.
+    """
+    _check(neurons, layers, seed)
+    first = _first_layer(neurons, weight, challenge.bias(neurons) if bias is None else bias, cap)
+    return (_rewired(first, row_numbers) for row_numbers in islice(_row_numbers(neurons, seed), layers))
 
 
 def _check(neurons: int, layers: int, seed: int) -> None:

@@ -1,0 +1,163 @@
+"""Looking at samples in tiles, and moving them, which is what dropping and folding samples needs.
+
+A sample's place is one number, tile x lanes + lane. Compiled where numba is there; plain numpy elsewhere.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from taskgraph_dnn.activations import Values
+
+Places = NDArray[np.int64]
+
+#: What looking at a value, moving one, and reading or writing one in a layer takes, in multiply-adds of a fast kernel;
+#: and what the calls for looking at a block take, however small it is (measured).
+LOOK, MOVE, PASS, CALLS = 8, 24, 3, 2e6
+
+
+def move(values: Values, places: Places, into: Values, at: int) -> None:
+    """Copy samples to other tiles of equal neurons and lanes.
+
+    Args:
+        values: tiles x neurons x lanes.
+        places: where the samples are, ascending.
+        into: the other tiles; also these, if the samples do not move to later places.
+        at: the place of the first of them; the others follow it.
+    """
+    lanes, size = values.shape[2], places.size
+    if not size:
+        return
+    first = int(places[0])
+    if places[-1] - first == size - 1 and not (first % lanes or at % lanes):
+        tiles = -(-size // lanes)
+        into[at // lanes : at // lanes + tiles] = values[first // lanes : first // lanes + tiles]
+        return
+    there = np.arange(at, at + size)
+    if not compiles():
+        into[there // lanes, :, there % lanes] = values[places // lanes, :, places % lanes]
+        return
+    starts, ends = _offsets(values, places), _offsets(values, there)
+    _compiled("move", values.dtype)(values.reshape(-1), starts, into.reshape(-1), ends, values.shape[1], lanes)
+
+
+def look(values: Values, samples: int, threshold: float) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
+    """Return a hash of each sample's values, bit by bit, and whether all of them are at least `threshold`.
+
+    Args:
+        values: tiles x neurons x lanes.
+        samples: how many there are, from place 0 on.
+        threshold: nan is not at least this, whatever it is.
+    """
+    tiles, neurons, lanes = values.shape
+    bits, odd, threshold = values.view(_word(values)), _odd(neurons), values.dtype.type(threshold)
+    if values.itemsize == 8:
+        bits = bits ^ (bits >> np.uint64(32))  # round numbers end in zeros, of which a product keeps all
+    if not compiles():
+        hashes = (bits.astype(np.uint64) * odd[:, None]).sum(axis=1)
+        above = (values >= threshold).all(axis=1)
+    else:
+        hashes, above = np.zeros((tiles, lanes), np.uint64), np.ones((tiles, lanes), np.int32)
+        _compiled("look", values.dtype)(bits, values, odd, threshold, hashes, above)
+    return hashes.ravel()[:samples], above.ravel()[:samples].astype(np.bool_)
+
+
+def equal(values: Values, places: Places, others: Values, other_places: Places) -> NDArray[np.bool_]:
+    """Return, pair by pair, whether two samples have the same bits."""
+    word, lanes = _word(values), values.shape[2]
+    if not compiles():
+        left = values.view(word)[places // lanes, :, places % lanes]
+        right = others.view(word)[other_places // lanes, :, other_places % lanes]
+        return np.asarray((left == right).all(axis=1))
+    same = np.zeros(places.size, np.bool_)
+    blocks = values.view(word).reshape(-1), others.view(word).reshape(-1)
+    starts = _offsets(values, places), _offsets(others, other_places)
+    _compiled("equal", values.dtype)(*blocks, *starts, values.shape[1], lanes, same)
+    return same
+
+
+def _offsets(values: Values, places: Places) -> NDArray[np.uint64]:
+    """Return where the first values of samples stand, counted in values."""
+    _, neurons, lanes = values.shape
+    return np.asarray((places // lanes) * (neurons * lanes) + places % lanes, np.uint64)
+
+
+def _word(values: Values) -> np.dtype[Any]:
+    return np.dtype(f"u{values.itemsize}")
+
+
+@cache
+def _odd(neurons: int) -> NDArray[np.uint64]:
+    """Return a factor for each neuron: multiplied with them and added up, few rows have equal sums."""
+    drawn = np.random.default_rng(0).integers(2**63, size=neurons, dtype=np.uint64)
+    return drawn | np.uint64(1)
+
+
+@cache
+def compiles() -> bool:
+    """Return whether numba can be used."""
+    try:
+        import taskgraph_dnn.kernels.jit  # noqa: F401
+    except Exception:  # numba is an extra; it may be there and not take the numpy beside it
+        return False
+    return True
+
+
+@cache
+def _compiled(name: str, value: np.dtype[Any]) -> Callable[..., Any]:
+    from numba import from_dtype, types
+
+    from taskgraph_dnn.kernels.jit import compile_for, readonly
+
+    element, word = from_dtype(value), types.uint64 if value.itemsize == 8 else types.uint32
+    offsets, number = readonly(types.uint64), types.int64
+    if name == "move":
+        into = types.Array(element, 1, "C", aligned=False)
+        return compile_for(_move, readonly(element), offsets, into, offsets, number, number)
+    if name == "look":
+        found = types.Array(types.uint64, 2, "C"), types.Array(types.int32, 2, "C")
+        return compile_for(_look, readonly(word, 3), readonly(element, 3), readonly(types.uint64), element, *found)
+    same = types.Array(types.boolean, 1, "C")
+    return compile_for(_equal, readonly(word), readonly(word), offsets, offsets, number, number, same)
+
+
+def _move(values, starts, into, ends, neurons, lanes):
+    first = 0
+    while first < starts.size:  # tile by tile, so that few lines of the cache are open
+        stop = first + 1
+        while stop < starts.size and starts[stop] - starts[first] < lanes:
+            stop += 1
+        for neuron in range(neurons):
+            row = np.uint64(neuron) * np.uint64(lanes)  # below 0, an index would have to be checked
+            for i in range(first, stop):
+                into[ends[i] + row] = values[starts[i] + row]
+        first = stop
+
+
+def _look(bits, values, odd, threshold, hashes, above):
+    tiles, neurons, lanes = values.shape
+    for tile in range(tiles):
+        sums, high = hashes[tile], above[tile]
+        fours = neurons - neurons % 4
+        for n in range(0, fours, 4):  # four at a time, so that the sums are loaded and stored less often
+            f0, f1, f2, f3 = odd[n], odd[n + 1], odd[n + 2], odd[n + 3]
+            b0, b1, b2, b3 = bits[tile, n], bits[tile, n + 1], bits[tile, n + 2], bits[tile, n + 3]
+            v0, v1, v2, v3 = values[tile, n], values[tile, n + 1], values[tile, n + 2], values[tile, n + 3]
+            for i in range(lanes):
+                sums[i] += np.uint64(b0[i]) * f0 + np.uint64(b1[i]) * f1 + np.uint64(b2[i]) * f2 + np.uint64(b3[i]) * f3
+                high[i] &= (v0[i] >= threshold) & (v1[i] >= threshold) & (v2[i] >= threshold) & (v3[i] >= threshold)
+        for n in range(fours, neurons):
+            for i in range(lanes):
+                sums[i] += np.uint64(bits[tile, n, i]) * odd[n]
+                high[i] &= values[tile, n, i] >= threshold
+
+
+def _equal(left, right, starts, others, neurons, lanes, same):
+    for i in range(starts.size):
+        row, step, end = np.uint64(0), np.uint64(lanes), np.uint64(neurons * lanes)
+        while row < end and left[starts[i] + row] == right[others[i] + row]:
+            row += step
+        same[i] = row >= end

@@ -1,0 +1,78 @@
+"""Packed layers: made once in a process, kept while there is room for them."""
+
+import threading
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from typing import Any
+from weakref import ref
+
+import dask.config
+import numpy as np
+from dask.utils import parse_bytes
+
+from taskgraph_dnn.kernels.registry import Kernel
+from taskgraph_dnn.layer import Layer
+
+_lock = threading.RLock()  # a layer may be collected, and forgotten, while it is held
+#: By layer and what it was packed for, from the one that was used longest ago: the layer, where it is, and its bytes.
+_kept: OrderedDict[tuple[int, str], tuple[Any, int]] = OrderedDict()
+_nbytes = 0
+
+
+def packed_layer(layer: Layer, kernel: Kernel, dtype: np.dtype[Any]) -> Any:
+    """Return the layer as `kernel` wants it: packed at the first call, and kept with the layer.
+
+    All layers of a process together keep no more than `taskgraph-dnn.packed-bytes`; those that were not used for the
+    longest time are dropped then, and packed again when they are wanted.
+    """
+    key = packed_key(kernel, dtype)
+    packed = layer.packed.get(key)
+    if packed is None:
+        with layer.packing:
+            packed = layer.packed.get(key)
+            if packed is None:
+                packed = layer.packed[key] = kernel.pack(layer, dtype)
+                layer.packed.pop("groups", None)  # large, and only packing needs them
+                layer.release()
+                _keep(layer, key, _sizeof(packed))
+    elif (id(layer), key) in _kept:
+        with suppress(KeyError):  # another thread may have dropped it
+            _kept.move_to_end((id(layer), key))
+    return packed
+
+
+def packed_key(kernel: Kernel, dtype: np.dtype[Any]) -> str:
+    """Return the name under which a layer keeps what a kernel made of it (`Layer.packed`)."""
+    return f"{kernel.name} {dtype}"
+
+
+def _keep(layer: Layer, key: str, nbytes: int) -> None:
+    global _nbytes
+    limit = parse_bytes(dask.config.get("taskgraph-dnn.packed-bytes"))
+    with _lock:
+        identity = id(layer), key
+        _kept[identity] = ref(layer, lambda _: _forget(identity)), nbytes
+        _nbytes += nbytes
+        while _nbytes > limit and len(_kept) > 1:
+            (_, oldest), (reference, nbytes) = _kept.popitem(last=False)
+            _nbytes -= nbytes
+            owner = reference()
+            if owner is not None:
+                owner.packed.pop(oldest, None)
+
+
+def _forget(identity: tuple[int, str]) -> None:
+    global _nbytes
+    with _lock:
+        _, nbytes = _kept.pop(identity, (None, 0))
+        _nbytes -= nbytes
+
+
+def _sizeof(packed: Any) -> int:
+    """Return the bytes of the arrays in a packed layer."""
+    if isinstance(packed, np.ndarray):
+        return packed.nbytes
+    if isinstance(packed, Layer) or not is_dataclass(packed):
+        return 0
+    return sum(_sizeof(getattr(packed, field.name)) for field in fields(packed))
