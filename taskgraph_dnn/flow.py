@@ -194,6 +194,7 @@ class Flow:
         self._pools: dict[int, Pool] = {}
         self._buffers = [np.empty(0, span.dtype)] * 2
         self._more = bool(span.reductions)  # whether blocks may still come to a pool
+        self._compared = False  # with the layer before, at the last look: folding and repeating take turns
 
     def run(self, blocks: Iterable[Block]) -> None:
         """Take all blocks through all layers."""
@@ -213,6 +214,7 @@ class Flow:
         """
         if not (self._folds or self._settles) or not self._may_look(block):
             return block
+        self._compared = False
         threshold, target = self._proved.thresholds[layer], min(self._proved.settled[layer], self._span.stop)
         hashes, saturated = look(block.values, len(block.samples), threshold)
         hashes, saturated = hashes[block.places], saturated[block.places]
@@ -333,8 +335,9 @@ class Flow:
     def _repeat(self, layer: int, target: int, before: Block, after: Block, alive: NDArray[np.bool_]) -> Block:
         """Let samples that a layer has left as they were, with equal ones behind it, wait before the layer `target`."""
         kernels = self._span.kernels[layer - self._span.first : target - self._span.first]
-        if target == layer + 1 or len(set(kernels)) > 1 or not self._may_look(after):
+        if target == layer + 1 or len(set(kernels)) > 1 or self._compared or not self._may_look(after):
             return after
+        self._compared = self._folds
         same = equal(before.values, after.places, after.values, after.places)
         if same.any():
             settled = after.only(after.places[same])

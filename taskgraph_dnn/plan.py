@@ -30,6 +30,9 @@ _LANES = (32, 16)
 #: costs next to nothing, too.
 _MOST_TILES, _BLOCK_NBYTES = 8, 2**20
 
+#: Where samples may be dropped, the first span is to last so many times as long as others do.
+_FIRST = 10
+
 #: A partition leaves its last samples to a merged one if they fill no more than this part of a tile; so many partitions
 #: share a merged one.
 _FEW, _MERGED = 1 / 4, 64
@@ -311,10 +314,10 @@ def even_ranges(total: int, parts: int) -> tuple[tuple[int, int], ...]:
 def _hybrid_spans(seconds: Sequence[float], settings: Settings, growing: bool) -> tuple[tuple[int, int], ...]:
     """Group layers until a task lasts `task_seconds`, so that scheduling stays small beside it.
 
-    Where samples may be dropped on the way, later tasks may have next to nothing to do: each span may last twice as
-    long as the one before.
+    Where samples may be dropped on the way, what is left of a partition is best handed on late, and later tasks may
+    have next to nothing to do: the first span lasts longer, and each may last twice as long as the one before.
     """
-    edges, running, lasting = [0], 0.0, settings.task_seconds
+    edges, running, lasting = [0], 0.0, settings.task_seconds * (_FIRST if growing else 1)
     for layer, layer_seconds in enumerate(seconds):
         if running >= lasting:
             edges.append(layer)

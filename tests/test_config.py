@@ -8,7 +8,7 @@ from taskgraph_dnn.errors import PlanError
 def test_defaults():
     chosen = settings()
     assert (chosen.partitions, chosen.kernel, chosen.strategy) == ("auto", "auto", "hybrid")
-    assert chosen.partition_bytes == 256 * 2**20
+    assert chosen.partition_bytes == 512 * 2**20
 
 
 def test_arguments_win_over_configuration():

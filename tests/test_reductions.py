@@ -266,6 +266,16 @@ def test_a_fixed_point_ends_the_work(rng, eager):
     assert all(counts.alive == counts.distinct == 100 for counts in result.layers)
 
 
+def test_equal_samples_are_folded_in_equal_layers_too(rng):
+    """Looking for samples that repeat themselves leaves some of the budget for that."""
+    weights = [rng.standard_normal((256, 256)) / 16 for _ in range(60)]
+    rows = scattered(rng, 5, 256)[rng.integers(0, 5, 512)]
+    for network in ([tg.Layer(weights[0], activation="tanh")] * 60, [tg.Layer(w, activation="tanh") for w in weights]):
+        result = run(tg.Network(network), rows, "dynamic", kernel="csr", partitions=1, strategy="data")
+        assert (result.layers[-1].alive, result.layers[-1].distinct) == (512, 5)
+        assert result.multiply_adds < result.edges / 2
+
+
 def test_a_cycle_is_no_fixed_point(rng, eager):
     """Of the pairs and triples that are swapped and turned, only the samples of equal ones settle."""
     network, rows = cycling(rng)
