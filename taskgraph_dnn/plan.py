@@ -34,7 +34,7 @@ _MOST_TILES, _BLOCK_NBYTES = 8, 2**20
 _FIRST = 10
 
 #: A partition leaves its last samples to a merged one if they fill no more than this part of a tile; so many partitions
-#: share a merged one.
+#: share a merged one, or fewer where their tiles are more than a task may hold.
 _FEW, _MERGED = 1 / 4, 64
 
 #: Each worker thread gets at least this many partitions, so that one slow partition does not leave the others idle.
@@ -136,7 +136,7 @@ class Plan:
 
     def members(self, merged: int) -> range:
         """Return the partitions that leave their last samples to a merged one, which is numbered from 0."""
-        return range(merged * _MERGED, min((merged + 1) * _MERGED, len(self.partitions)))
+        return range(*even_ranges(len(self.partitions), self.merged)[merged])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, ready for JSON."""
@@ -190,7 +190,7 @@ def make_plan(
     costs = _costs(network, chosen, largest, lanes, settings, density)
     growing = any(name in DYNAMIC for name in reductions.used)
     spans = STRATEGIES[settings.strategy]([c.seconds for c in costs], settings, growing)
-    used, notes, merged = _merging(reductions, len(partitions), len(spans))
+    used, notes, merged = _merging(reductions, len(partitions), len(spans), settings.partition_bytes // width.widest)
     passing = min(1.0, tiles * lanes / largest) if largest else 0.0
     return Plan(
         strategy=settings.strategy,
@@ -234,14 +234,14 @@ def _layer_plans(reductions: Reductions, chosen: list[tuple[Kernel, str]]) -> tu
 
 
 def _merging(
-    reductions: Reductions, partitions: int, spans: int
+    reductions: Reductions, partitions: int, spans: int, fitting: int
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]:
     """Return the reductions in use, the notes, and how many merged partitions there are."""
     name = "merge-partitions"
     if name not in reductions.used:
         return reductions.used, reductions.notes, 0
     if partitions > 1 and spans > 1:
-        return reductions.used, reductions.notes, -(-partitions // _MERGED)
+        return reductions.used, reductions.notes, -(-partitions // max(2, min(_MERGED, fitting)))
     off = "off: there is only one partition" if partitions <= 1 else "off: there is only one span of layers"
     notes = tuple((noted, off if noted == name else note) for noted, note in reductions.notes)
     return tuple(used for used in reductions.used if used != name), notes, 0

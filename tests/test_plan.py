@@ -105,7 +105,7 @@ def test_a_task_needs_no_more_than_planned_where_samples_die(strategy, dying):
     lasting = {"none": np.full(samples, 9), "half": np.tile([1, 9], samples // 2), "one by one": np.arange(1024) / 400}
     rows = np.zeros((samples, size), np.float32)
     rows[:, :20] = lasting[dying][:, None] + np.arange(20) / 1000
-    with dask.config.set({"taskgraph-dnn.task-seconds": 1e-4}):
+    with dask.config.set({"taskgraph-dnn.task-seconds": 1e-5}):
         inference = tg.infer(network, rows, partitions=1, kernel="csr", strategy=strategy, reductions="dynamic")
     assert strategy == "data" or len(inference.plan.spans) > 2
     assert peak_nbytes(inference) < 1.5 * inference.plan.largest_task_nbytes

@@ -366,7 +366,7 @@ def test_samples_that_come_later_join_the_merged_partition(rng):
 def test_equal_samples_of_other_partitions_are_folded_when_merged(eager):
     network, rows = surviving(40)
     rows[::32] = 3
-    result = run(network, rows, "dynamic", partitions=40, lanes=32, tiles_at_once=8)
+    result = run(network, rows, "dynamic", partitions=40, lanes=32, tiles_at_once=8, seconds=1e-9)
     assert_same(result, run(network, rows, "none"))
     assert (result.layers[-1].alive, result.layers[-1].distinct) == (40, 1)
     assert result.distinct.shape[0] == 1
