@@ -111,9 +111,9 @@ def _network_table(path: Path) -> Table:
         if row != last:
             table.add_row(str(number), *row)
             last = row
-    table.caption = (
-        f"{len(found):,} layers, {found.nnz:,} edges, {found.nbytes / 2**20:,.1f} MiB, digest {found.digest}"
-    )
+    reduced = "" if found.reduced is None else f", {found.reduced.network.nnz:,} after static reductions"
+    mebibytes = found.nbytes / 2**20
+    table.caption = f"{len(found):,} layers, {found.nnz:,} edges{reduced}, {mebibytes:,.1f} MiB, digest {found.digest}"
     return table
 
 

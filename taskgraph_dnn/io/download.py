@@ -5,7 +5,6 @@ run can go on where one was cut off. It becomes `NAME` only when all of it is th
 its own name is whole. The process that downloads holds a lock on the partial file.
 """
 
-import fcntl
 import hashlib
 import http.client
 import json
@@ -217,13 +216,21 @@ class _Part:
         self._note.unlink(missing_ok=True)
 
 
+def _lock(stream: FileIO, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # not on Windows, where a file that somebody writes can be neither renamed nor removed
+        return
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise FileError(f"{path}: another process is downloading this file; wait until it has ended") from error
+
+
 @contextmanager
 def _opened(path: Path, url: str) -> Iterator[_Part]:
     with path.open("ab", buffering=0) as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FileError(f"{path}: another process is downloading this file; wait until it has ended") from error
+        _lock(stream, path)
         # Between opening and locking, the process that had the lock may have renamed or removed the file.
         if not (path.exists() and os.path.samestat(path.stat(), os.fstat(stream.fileno()))):
             raise FileError(f"{path}: another process has just ended with this file; try again")
