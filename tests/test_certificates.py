@@ -105,6 +105,17 @@ def test_sums_that_overflow_are_not_certified():
     assert threshold(tg.Layer(layer.weights * 1e-30, cap=1.0), 1.0) < np.inf
 
 
+@pytest.mark.parametrize("before", [None, 1.0])
+@pytest.mark.parametrize(("weight", "cap"), [(1e38, 1.8e-7), (0.3, 1e-42), (1e-30, 1e-38)])
+def test_numbers_that_underflow_are_not_certified(weight, cap, before):
+    """A threshold or a product near the smallest float32 is rounded by more than its last digit."""
+    layer = tg.Layer(np.full((18, 2), weight), cap=cap)
+    least = np.float32(threshold(layer, before))
+    if np.isfinite(least):
+        outputs = run(layer, np.full((1, 18), least, np.float32), "csr", "float32")
+        assert outputs.min() == np.float32(cap)
+
+
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh", "softmax"])
 def test_activations_that_never_reach_a_cap_have_no_threshold(activation):
     network = tg.Network([tg.Layer(np.eye(3), cap=1.0), tg.Layer(np.ones((3, 3)), activation=activation, cap=0.5)])

@@ -34,6 +34,7 @@ from taskgraph_dnn.kernels import automatic_kernels
 from taskgraph_dnn.network import network_digest
 from taskgraph_dnn.plan import make_plan
 from taskgraph_dnn.reductions.certificates import certify
+from taskgraph_dnn.reductions.choice import choose_reductions
 from taskgraph_dnn.reductions.static import STATIC, reduce_network
 from taskgraph_dnn.reference import reference_outputs
 from taskgraph_dnn.synthetic import radixnet_layers
@@ -761,6 +762,8 @@ def test_a_head_whose_outputs_are_not_all_there_is_not_reduced(tmp_path, rng):
     packed = read_packed(tmp_path / "net", verify=True)
     assert packed.reduced.network[0].outputs == 10
     assert packed.head(1).reduced is None
+    (_, note), _ = choose_reductions(packed.head(1), STATIC).notes
+    assert note == "off: its file has no smaller network that ends after the same layer"
     assert_reduction_of(packed, packed.reduced, rng)
     assert_reduction_of(packed.head(2), packed.head(2).reduced, rng)
 

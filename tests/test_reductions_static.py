@@ -502,6 +502,12 @@ def test_networks_that_are_always_zero(names, layers):
 
 
 @pytest.mark.parametrize("names", CHOICES, ids=str)
+def test_a_last_layer_that_is_always_zero_stays_so_whatever_its_activation_makes_of_zero(names):
+    network = tg.Network([tg.Layer(np.eye(4)), tg.Layer(-np.eye(4), bias=-1000, activation="sigmoid")])
+    assert assert_same_answers(network, names, np.eye(4), exactly=True)
+
+
+@pytest.mark.parametrize("names", CHOICES, ids=str)
 def test_single_neurons(names):
     network = tg.Network([tg.Layer([[2]], bias=1), tg.Layer([[-1]], bias=3), tg.Layer([[4]])])
     assert assert_same_answers(network, names, [[0], [1], [5], [-7]], exactly=True) == 3

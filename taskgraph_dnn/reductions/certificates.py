@@ -9,8 +9,9 @@ b, and let all inputs x of a sample be at least m and at most h. Each output's s
 
 and a sum of n products in floating point, in any order and fused or not, is within g (sum of |w| h + |b|) of the exact
 one, where g = (n + 2) u / (1 - (n + 2) u) with the unit roundoff u (Higham, Accuracy and Stability of Numerical
-Algorithms, 2002, section 3.1). Where s(m) less that is at least c for every output, every output is exactly c, whatever
-the sample was. The least such m is the layer's **threshold**, at most h; it is infinite where there is none.
+Algorithms, 2002, section 3.1), and n 2^-126 more where products underflow. Where s(m) less both is at least c for every
+output, every output is exactly c, whatever the sample was. The least such m is the layer's **threshold**, at most h, 0
+or a normal float32; it is infinite where there is none.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ _CAPPED = ("relu", "identity", "leaky_relu")
 
 #: The unit roundoff of float32; float64 runs have a smaller one.
 _ROUNDOFF = 2.0**-24
+
+#: What a product may lose to underflow; a number above 0 that is smaller, float32 rounds by more than its last digit.
+_UNDERFLOW = 2.0**-126
 
 #: Far from float32's largest number.
 _LARGEST = 1e37
@@ -128,8 +132,10 @@ def _threshold(layer: Layer, largest: float | None) -> float:
     slack = (counts + 2) * _ROUNDOFF
     slack = slack / (1 - slack) * (1 + 2.0**-20)  # and what this very computation rounds
     if largest is None:  # all products are positive, so the errors are relative to a sum that the inputs' least bounds
-        needed = (layer.cap - bias + slack * np.abs(bias)) / (positive * (1 - slack))
+        errors = slack * np.abs(bias) + counts * _UNDERFLOW
+        needed = (layer.cap - bias + errors) / (positive * (1 - slack))
     else:
-        errors = slack * ((positive - negative) * largest + np.abs(bias))
+        errors = slack * ((positive - negative) * largest + np.abs(bias)) + counts * _UNDERFLOW
         needed = (layer.cap - bias - negative * largest + errors) / positive
-    return max(float(needed.max()) * (1 + 2.0**-20), 0.0)
+    least = float(needed.max()) * (1 + 2.0**-20)
+    return max(least, _UNDERFLOW) if least > 0 else 0.0

@@ -62,6 +62,8 @@ def _reduced(network: Network, names: tuple[str, ...]) -> Reduced | None:
 
 
 def _static_note(network: Network, reduced: Reduced | None) -> str:
+    if reduced is None and network.source is not None and network.reduced is None:
+        return "off: its file has no smaller network that ends after the same layer"
     if reduced is None:
         return "off: the network would stay as it is, or nearly so"
     return f"{reduced.network.nnz:,} of {network.nnz:,} edges are left"

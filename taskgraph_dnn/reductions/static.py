@@ -114,12 +114,13 @@ def reduced_layers(network: Network, names: Collection[str]) -> Iterator[Reduced
         part = _narrowed(layer, outlook, places, width)
         if drops and layer.activation != "softmax":
             part, bounds = _without_zeros(part, layer, bounds)
+        like = layer
         if not part.columns.outputs:
-            part = _Part(_NOTHING, part.places)
+            part, like = _Part(_NOTHING, part.places), _ZERO
         if number == 0 and (fold := _input_fold(part.columns, width, folds, drops)) is not None:
             yield fold.item
             part, width = _Part(fold.columns, part.places), fold.item.layer.outputs
-        yield ReducedLayer(part.columns.layer(width, layer), part.places, _unread(layer, outlook.read))
+        yield ReducedLayer(part.columns.layer(width, like), part.places, _unread(layer, outlook.read))
         layer.release()
         places, width = part.places, part.columns.outputs
 
@@ -177,7 +178,8 @@ class _Part(NamedTuple):
         return _Part(self.columns.selected(which), places)
 
 
-#: A layer needs an output: this one has no edges, and nobody reads it.
+#: A layer needs an output: this one has no edges, nobody reads it, and in a layer like this one it is 0.
+_ZERO = Layer(np.zeros((1, 1)))
 _NOTHING = Columns(np.zeros(2, np.int32), np.zeros(0, np.int32), np.zeros(0, np.float32), np.zeros(1, np.float32))
 
 
