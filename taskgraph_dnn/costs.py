@@ -1,5 +1,6 @@
 """What a layer costs, and which kernel is the cheapest for it: the one estimate that all planning shares."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +65,15 @@ def _tile_seconds(layer: Layer, kernel: Kernel, lanes: int, first: bool, density
     return kernel.seconds(layer, lanes, density) + (0.0 if kernel.reads_rows else layer.inputs * lanes * filling)
 
 
-def choose_kernel(name: str, layer: Layer, lanes: int, *, first: bool, density: float) -> tuple[Kernel, str]:
+def choose_kernel(
+    name: str,
+    layer: Layer,
+    lanes: int,
+    *,
+    first: bool,
+    density: float,
+    automatic: Sequence[Kernel] | None = None,
+) -> tuple[Kernel, str]:
     """Return the kernel for a layer, and the reason.
 
     Args:
@@ -73,6 +82,7 @@ def choose_kernel(name: str, layer: Layer, lanes: int, *, first: bool, density: 
         lanes: samples in a tile.
         first: whether the layer reads the network's input, which some kernels take as rows.
         density: which part of the network's input is not zero; of activations nobody knows.
+        automatic: what `automatic_kernels` returns, where the caller has asked already.
 
     Raises:
         KernelError: the kernel is unknown, or none can be used.
@@ -82,7 +92,8 @@ def choose_kernel(name: str, layer: Layer, lanes: int, *, first: bool, density: 
         kernel = load_kernel(name)
         if first or not kernel.reads_rows:
             return kernel, "as asked"
-    able = [kernel for kernel in automatic_kernels() if first or not kernel.reads_rows]
+    known = automatic_kernels() if automatic is None else automatic
+    able = [kernel for kernel in known if first or not kernel.reads_rows]
     if not able:
         raise KernelError("no kernel can be used")
     seconds = {kernel: _tile_seconds(layer, kernel, lanes, first, density) for kernel in able}

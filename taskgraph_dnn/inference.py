@@ -60,7 +60,7 @@ def infer(
     if not isinstance(network, Network):
         raise InputError(f"network is a {type(network).__name__}, expected a Network")
     chosen = settings(partitions=partitions, kernel=kernel, strategy=strategy, dtype=dtype, reductions=reductions)
-    reduced = choose_reductions(network, chosen_reductions(chosen.reductions))
+    reduced = choose_reductions(network, chosen_reductions(chosen.reductions), chosen.dtype)
     threads = executors.thread_count()
     inputs: Any
     if is_dask_collection(samples):

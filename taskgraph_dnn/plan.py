@@ -15,7 +15,7 @@ import numpy as np
 from taskgraph_dnn.config import Settings
 from taskgraph_dnn.costs import Cost, choose_kernel, cost
 from taskgraph_dnn.errors import PlanError
-from taskgraph_dnn.kernels import Kernel
+from taskgraph_dnn.kernels import Kernel, automatic_kernels
 from taskgraph_dnn.machine import last_cache
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.reductions.choice import Reductions, choose_reductions
@@ -173,7 +173,7 @@ def make_plan(
     if settings.strategy not in STRATEGIES:
         raise PlanError(f"unknown strategy {settings.strategy!r}, expected one of {', '.join(STRATEGIES)}")
     if isinstance(network, Network):
-        network = choose_reductions(network, chosen_reductions(settings.reductions))
+        network = choose_reductions(network, chosen_reductions(settings.reductions), settings.dtype)
     reductions, network = network, network.network
     choices = {lanes: _choices(network, settings, lanes, density) for lanes in _LANES}
     seconds = {
@@ -263,8 +263,9 @@ class _Width:
 
 
 def _choices(network: Network, settings: Settings, lanes: int, density: float) -> list[tuple[Kernel, str]]:
+    kernels = automatic_kernels()
     return [
-        choose_kernel(settings.kernel, layer, lanes, first=not number, density=density)
+        choose_kernel(settings.kernel, layer, lanes, first=not number, density=density, automatic=kernels)
         for number, layer in enumerate(network)
     ]
 

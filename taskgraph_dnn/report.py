@@ -28,7 +28,9 @@ def result_table(result: Result) -> Table:
     table.add_row("prepare", f"{seconds.prepare:.3f} s")
     table.add_row("infer", f"{seconds.infer:.3f} s")
     table.add_row("rate", f"{result.edges_per_second:.3g} edges/s (samples x edges / infer seconds)")
-    table.add_row("multiply-adds", f"{_share(result.multiply_adds, result.edges)} were done, the others left out")
+    if result.edges:
+        share = f"{result.multiply_adds:,} of {result.edges:,} ({result.multiply_adds / result.edges:.2%})"
+        table.add_row("multiply-adds", f"{share} were done, the others left out")
     return table
 
 
@@ -45,10 +47,6 @@ def layers_table(result: Result) -> Table:
         share = f"{done / (done + skipped):.2%}" if done + skipped else ""
         table.add_row(label, f"{alive:,}", f"{distinct:,}", f"{done:,}{each}", share)
     return table
-
-
-def _share(part: int, whole: int) -> str:
-    return f"{part:,} of {whole:,} ({part / whole:.2%})" if whole else "none"
 
 
 def check_table(checks: list[Check]) -> Table:

@@ -399,9 +399,7 @@ def test_reductions_have_names(value, names):
     assert (*DYNAMIC, *STATIC) == EXACT
 
 
-@pytest.mark.parametrize(
-    "value", ["all", "", "dead_samples", ["dead-samples", "x"], ["none"], [3], 7, 0.5, True, b"none"]
-)
+@pytest.mark.parametrize("value", ["all", "", "dead_samples", ["dead-samples", "x"], [3], 7, 0.5, True, b"none"])
 def test_unknown_reductions_are_refused_with_the_valid_ones(value, rng):
     network = tg.Network([random_layer(rng, 3, 3)])
     with pytest.raises(PlanError, match="expected exact, dynamic, none, or names among dead-samples, .*unused-neurons"):
@@ -447,3 +445,22 @@ def test_reductions_are_part_of_the_name(rng):
     network, rows = capped(rng)
     tokens = {tg.infer(network, rows, reductions=reductions).token for reductions in ("none", *DYNAMIC[:3], "dynamic")}
     assert len(tokens) == 5
+
+
+def test_a_run_in_float64_uses_no_weights_that_were_rounded():
+    """The third layer's bias is such that the exact sum is just above 0, and the one of rounded weights is not."""
+    weight = np.float64(np.float32(0.1))
+    bias = np.float32(-40 * 4 * weight)
+    layers = [tg.Layer(np.eye(4)), tg.Layer(np.ones((4, 40))), tg.Layer(np.full((40, 2), 0.1), bias=bias)]
+    rows = np.ones((3, 4), np.float32)
+    found = {name: tg.infer(tg.Network(layers), rows, dtype="float64", reductions=name) for name in ("none", "exact")}
+    np.testing.assert_array_equal(found["exact"].compute().outputs.toarray(), found["none"].compute().outputs.toarray())
+    assert found["exact"].compute().categories.tolist() == [0, 1, 2]
+    assert "rounded" in dict(found["exact"].plan.notes)["duplicate-neurons"]
+    assert "duplicate-neurons" in tg.infer(tg.Network(layers), rows).plan.reductions
+
+
+@pytest.mark.parametrize("value", [["exact"], "none,dead-samples", "dynamic+fixed-point"])
+def test_words_stand_alone(value):
+    with pytest.raises(tg.PlanError, match="stands alone"):
+        tg.infer(tg.Network([tg.Layer([[1]])]), [[1]], reductions=value)

@@ -17,7 +17,7 @@ from taskgraph_dnn import executors
 from taskgraph_dnn.benchmarks.challenge.files import Size, free_nbytes, require_room
 from taskgraph_dnn.benchmarks.challenge.rows import Row, run_size
 from taskgraph_dnn.benchmarks.challenge.runs import Effort
-from taskgraph_dnn.benchmarks.challenge.tables import challenge_table, markdown, notes
+from taskgraph_dnn.benchmarks.challenge.tables import challenge_table, markdown, narrow_tables, notes
 from taskgraph_dnn.cli.fetch import cache_folder
 from taskgraph_dnn.cli.job import count_images, job_options
 from taskgraph_dnn.cli.terminal import progress
@@ -28,6 +28,7 @@ from taskgraph_dnn.reductions.names import WORDS, chosen_reductions
 
 _ALL = "all"
 _LEAST_NEURONS = 64
+_PIPE_COLUMNS = 240
 _PATH = click.Path(path_type=Path)
 _SECONDS = click.FloatRange(0.0)
 
@@ -127,13 +128,24 @@ class _Outputs:
                 _show(self.rows)
 
 
-def _show(rows: Sequence[Row]) -> None:
-    head, *body = challenge_table(rows)
+def _table(cells: list[list[str]]) -> Table:
+    head, *body = cells
     table = Table(*head)
-    for cells in body:
-        table.add_row(*(Text(cell, "bold red" if cell == "NO" else "") for cell in cells))
+    for row in body:
+        table.add_row(*(Text(cell, "bold red" if cell == "NO" else "") for cell in row))
+    return table
+
+
+def _show(rows: Sequence[Row]) -> None:
     console = Console()
-    Console(width=None if console.is_terminal else 240).print(table)
+    whole = _table(challenge_table(rows))
+    if not console.is_terminal:
+        Console(width=_PIPE_COLUMNS).print(whole)
+    elif console.measure(whole).maximum <= console.width:
+        console.print(whole)
+    else:
+        for part in narrow_tables(rows):
+            console.print(_table(part))
     for note in notes(rows):
         click.echo(note.replace("*", ""))
 
@@ -150,7 +162,7 @@ def _say_needs(sizes: Sequence[Size]) -> None:
 
 
 def _gib(nbytes: int) -> str:
-    return f"{nbytes / 2**30:.1f} GiB"
+    return f"{nbytes / 2**30:.1f} GiB" if nbytes >= 2**30 / 10 else f"{nbytes / 2**20:.1f} MiB"
 
 
 def _choices(text: str) -> dict[str, tuple[str, ...]]:

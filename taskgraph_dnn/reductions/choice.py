@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.reductions.certificates import certify
+from taskgraph_dnn.reductions.folding import ROUNDED
 from taskgraph_dnn.reductions.names import DYNAMIC
 from taskgraph_dnn.reductions.static import STATIC, Reduced, reduce_network
 
@@ -35,17 +36,27 @@ class Reductions:
     notes: tuple[tuple[str, str], ...]
 
 
-def choose_reductions(network: Network, asked: Sequence[str]) -> Reductions:
-    """Return what a run of `network` leaves out, of the reductions `asked` for by name."""
+def choose_reductions(network: Network, asked: Sequence[str], dtype: str = "float32") -> Reductions:
+    """Return what a run leaves out.
+
+    Args:
+        network: what is to be run.
+        asked: names of reductions.
+        dtype: of the run: in float64, no reduced network is used whose weights were rounded to float32.
+    """
     static = tuple(name for name in asked if name in STATIC)
     reduced = _reduced(network, static) if static else None
+    rounded = reduced is not None and dtype == "float64" and any(ROUNDED in y.facts for y in reduced.network)
+    reduced = None if rounded else reduced
     run = network if reduced is None else reduced.network
     notes = {name: _dynamic_note(name, run) for name in asked if name in DYNAMIC}
-    notes |= {name: _static_note(network, reduced) for name in static}
+    notes |= {name: _ROUNDED_NOTE if rounded else _static_note(network, reduced) for name in static}
     used = tuple(name for name in asked if not notes[name].startswith("off"))
     places, folds_inputs = (None, False) if reduced is None else (reduced.places, reduced.folds_inputs)
     return Reductions(network, run, places, folds_inputs, used, tuple((name, notes[name]) for name in asked))
 
+
+_ROUNDED_NOTE = "off: sums of weights were rounded to float32, and the run is in float64"
 
 #: What static reductions made of networks that are in use, by the reductions' names.
 _reductions: WeakKeyDictionary[Network, dict[tuple[str, ...], Reduced | None]] = WeakKeyDictionary()

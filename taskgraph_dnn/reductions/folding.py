@@ -16,6 +16,10 @@ from taskgraph_dnn.layer import Layer, index_dtype
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
+#: The fact that says of a layer that not all of its weights are exactly the sums they stand for.
+ROUNDED = "rounded sums"
+
+
 class Columns(NamedTuple):
     """The edges of a layer's outputs, as in its CSC matrix.
 
@@ -24,12 +28,14 @@ class Columns(NamedTuple):
         inputs: the input of each edge, rising within an output; shape (edges,).
         weights: the weight of each edge, not 0; shape (edges,).
         bias: of each output; shape (outputs,).
+        rounded: whether a weight is a sum that was rounded to float32.
     """
 
     starts: NDArray[Any]
     inputs: NDArray[Any]
     weights: NDArray[np.float32]
     bias: NDArray[np.float32]
+    rounded: bool = False
 
     @classmethod
     def of(cls, layer: Layer) -> "Columns":
@@ -54,7 +60,7 @@ class Columns(NamedTuple):
         lengths = self.lengths
         edges = np.repeat(which, lengths)
         starts = np.append(0, np.cumsum(lengths[which]))
-        return Columns(starts, self.inputs[edges], self.weights[edges], self.bias[which])
+        return Columns(starts, self.inputs[edges], self.weights[edges], self.bias[which], self.rounded)
 
     def rewired(self, places: NDArray[np.int32], width: int) -> "Columns":
         """Return the outputs as they read other inputs.
@@ -73,12 +79,14 @@ class Columns(NamedTuple):
             starts = np.append(0, np.cumsum(brings))[starts]
             inputs, weights = inputs[brings], weights[brings]
         csc = scipy.sparse.csc_array((weights, inputs, starts), shape=(width, self.outputs), copy=False)
+        rounded = self.rounded
         if not csc.has_canonical_format:
-            csc = csc.astype(np.float64)
-            csc.sum_duplicates()
-            csc = csc.astype(np.float32)
+            sums = csc.astype(np.float64)
+            sums.sum_duplicates()
+            csc = sums.astype(np.float32)
+            rounded |= bool((csc.data != sums.data).any())
             csc.eliminate_zeros()
-        return Columns(csc.indptr, csc.indices, csc.data, self.bias)
+        return Columns(csc.indptr, csc.indices, csc.data, self.bias, rounded)
 
     def transposed(self, inputs: int) -> "Columns":
         """Return the same edges seen from the inputs, as outputs with a bias of 0."""
@@ -95,7 +103,7 @@ class Columns(NamedTuple):
             return like
         shape = (inputs, self.outputs)
         dtype = index_dtype(shape, len(self.weights))
-        return Layer.from_csc_arrays(
+        layer = Layer.from_csc_arrays(
             shape,
             self.starts.astype(dtype, copy=False),
             self.inputs.astype(dtype, copy=False),
@@ -105,6 +113,9 @@ class Columns(NamedTuple):
             negative_slope=like.negative_slope,
             cap=like.cap,
         )
+        if self.rounded:
+            layer.facts[ROUNDED] = True
+        return layer
 
 
 def sums(values: NDArray[Any], starts: NDArray[Any]) -> NDArray[Any]:

@@ -20,7 +20,7 @@ def chosen_reductions(value: Any) -> tuple[str, ...]:
     """Return the reductions that `value` names, in the order of `EXACT`.
 
     Args:
-        value: "exact", "dynamic", "none", or names of reductions: a list, or a text with commas between them.
+        value: "exact", "dynamic", "none", or names of reductions: a list, or a text with commas or + between them.
 
     Raises:
         PlanError: a name is unknown.
@@ -29,10 +29,12 @@ def chosen_reductions(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         if value.strip() in WORDS:
             return WORDS[value.strip()]
-        names = [name.strip() for name in value.split(",")]
-    if not isinstance(names, Sequence | set | frozenset):
+        names = [name.strip() for name in value.replace("+", ",").split(",")]
+    if isinstance(names, bytes) or not isinstance(names, Sequence | set | frozenset):
         raise PlanError(f"reductions is {value!r}, expected {_EXPECTED}")
     unknown = [name for name in names if name not in EXACT]
+    if unknown and unknown[0] in WORDS:
+        raise PlanError(f"{unknown[0]!r} stands alone: it is not one of several reductions")
     if unknown:
         raise PlanError(f"unknown reduction {unknown[0]!r}, expected {_EXPECTED}")
     return tuple(name for name in EXACT if name in names)

@@ -4,7 +4,8 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,6 +107,8 @@ class Size:
 
     def _make_network(self, stage: Stage) -> tuple[Path, float | None]:
         if self.network:
+            with stage("Check"), _replaceable():
+                read_packed(self.network, self.layers, verify=True)
             return self.network, None
         start = time.perf_counter()
         official = self.official_files().network
@@ -140,7 +143,8 @@ class Size:
         Raises:
             FileError: it is damaged, or not what its name says.
         """
-        network = read_packed(path, layers)
+        with _replaceable():
+            network = read_packed(path, layers)
         if network.inputs != self.neurons:
             raise FileError(
                 f"{path} has {network.inputs} neurons, expected {self.neurons}: it is not what its name says"
@@ -188,6 +192,15 @@ def free_nbytes(folder: Path) -> int:
     return shutil.disk_usage(folder).free
 
 
+@contextmanager
+def _replaceable() -> Iterator[None]:
+    """Say of damage to a file that was kept that it can be made again."""
+    try:
+        yield
+    except FileError as error:
+        raise FileError(f"{error}; delete the file, and it will be made again") from error
+
+
 def _kept(folder: Path, pattern: str, at_least: int) -> Path | None:
     """Return the file whose name says the least number that is enough."""
     if not folder.is_dir():
@@ -222,7 +235,7 @@ def read_stored_images(path: Path, samples: int, neurons: int) -> scipy.sparse.c
         with path.open("rb") as file, np.load(file) as stored:
             shape, indptr, columns = tuple(stored["shape"].tolist()), stored["indptr"], stored["columns"]
     except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise FileError(f"cannot read {path} as images: {error}") from error
+        raise FileError(f"cannot read {path} as images: {error}; delete the file, and it will be made again") from error
     if len(shape) != 2 or shape[0] < samples or shape[1] != neurons or indptr.shape != (shape[0] + 1,):
         raise FileError(f"{path} has images of shape {shape}, expected at least {samples} x {neurons}")
     indptr = indptr[: samples + 1]

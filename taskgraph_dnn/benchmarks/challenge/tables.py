@@ -24,6 +24,14 @@ def challenge_table(rows: Sequence[Row]) -> list[list[str]]:
     return [[*_HEAD, *_ANSWER, *SYSTEMS, f"rate / {baseline}"]] + [_cells(row) for row in rows]
 
 
+def narrow_tables(rows: Sequence[Row]) -> list[list[list[str]]]:
+    """Return the same in three tables, each with what row it is: times, answers, and published times beside ours."""
+    table = challenge_table(rows)
+    times, answers = range(2, 6), range(6, len(_HEAD) + len(_ANSWER))
+    published = (4, *range(len(_HEAD) + len(_ANSWER), len(table[0])))
+    return [[[*row[:2], *(row[column] for column in part)] for row in table] for part in (times, answers, published)]
+
+
 def _cells(row: Row) -> list[str]:
     return [
         f"{row.neurons:,} x {row.layers:,}",
