@@ -3,11 +3,21 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
 from taskgraph_dnn.errors import FileError
-from taskgraph_dnn.io.atomic import atomic_folder, atomic_path, check_new_folder, check_writable, require_space
+from taskgraph_dnn.io import atomic
+from taskgraph_dnn.io.atomic import (
+    atomic_folder,
+    atomic_path,
+    check_new_folder,
+    check_writable,
+    require_space,
+    write_text,
+)
 
 
 def test_a_file_takes_its_name_at_the_end_only(tmp_path):
@@ -145,3 +155,29 @@ def test_room_on_the_disk_is_required(tmp_path):
         FileError, match=f"cannot write .*a: it needs about .* MiB more, but {tmp_path} has .* MiB free"
     ):
         require_space(tmp_path / "a", 2**60)
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "new"), lambda path: _write_folder(path)])
+def test_drafts_of_killed_processes_are_removed(tmp_path, write):
+    """Those of processes that live, of other machines and of other targets stay."""
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    gone, here = int(killed.stdout), atomic._HERE
+    target = tmp_path / "target.txt"
+    abandoned = tmp_path / f".draft-{here}-{gone}-01234567-target.txt"
+    others = [
+        tmp_path / f".draft-{here}-{os.getpid()}-01234567-target.txt",
+        tmp_path / f".draft-ffffffff-{gone}-01234567-target.txt",
+        tmp_path / f".draft-{here}-{gone}-01234567-another.txt",
+    ]
+    abandoned.mkdir()
+    for draft in (abandoned / "file", *others):
+        draft.write_text("half")
+    write(target)
+    assert target.exists()
+    assert not abandoned.exists()
+    assert all(draft.exists() for draft in others)
+
+
+def _write_folder(path):
+    with atomic_folder(path) as draft:
+        (draft / "file").write_text("new")

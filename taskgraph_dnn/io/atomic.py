@@ -1,17 +1,27 @@
 """Files and folders that appear whole or not at all.
 
 Work goes to a draft beside the target, which takes the target's name only when everything is written and on disk. A
-crash, a full disk or an error leaves what was there before.
+crash, a full disk or an error leaves what was there before. The draft of a process that was killed is removed by the
+next one that writes the same target on the same machine.
 """
 
+import glob
+import hashlib
 import os
+import re
 import secrets
 import shutil
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from taskgraph_dnn.errors import FileError
+
+#: This machine, in the names of drafts: a process number says nothing on another one that shares the folder.
+_HERE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
 def check_writable(path: str | os.PathLike[str]) -> Path:
@@ -120,8 +130,22 @@ def _failures_named(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def _draft(target: Path) -> Path:
+    _remove_abandoned(target)
     # The name keeps its end: some writers choose the format, or add a suffix, by it.
-    return target.with_name(f".draft-{secrets.token_hex(4)}-{target.name}")
+    return target.with_name(f".draft-{_HERE}-{os.getpid()}-{secrets.token_hex(4)}-{target.name}")
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove the target's drafts of processes of this machine that are no more."""
+    for draft in target.parent.glob(f".draft-{_HERE}-*-{glob.escape(target.name)}"):
+        process = re.fullmatch(rf"\.draft-{_HERE}-([0-9]+)-[0-9a-f]{{8}}-{re.escape(target.name)}", draft.name)
+        if process is None or psutil.pid_exists(int(process[1])):
+            continue
+        if draft.is_dir():
+            shutil.rmtree(draft, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                draft.unlink()
 
 
 def _flush(file: Path) -> None:
