@@ -40,3 +40,7 @@ class MissingDependencyError(TaskgraphError):
     def of(cls, purpose: str, package: str, extra: str) -> "MissingDependencyError":
         """Return the error that says what to install."""
         return cls(f"{purpose} needs {package}, which is not installed: pip install 'taskgraph-dnn[{extra}]'")
+
+
+class AbandonedError(TaskgraphError):
+    """A task ended early, because nobody waits for its run any more."""

@@ -21,6 +21,7 @@ from taskgraph_dnn.plan import Plan, even_ranges, make_plan
 from taskgraph_dnn.reductions.choice import choose_reductions
 from taskgraph_dnn.reductions.names import chosen_reductions
 from taskgraph_dnn.result import Result, collect
+from taskgraph_dnn.spans import awaited
 
 
 def infer(
@@ -119,7 +120,7 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
 
     def compute(self, **kwargs: Any) -> Result:
         """Run it and return the `Result`: on this process's threads, or on the cluster of the active client."""
-        with executors.sending_data():
+        with executors.sending_data(), awaited(self.token):
             result: Result = super().compute(**kwargs)
         return result
 

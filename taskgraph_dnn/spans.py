@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Activations, Values, aligned_empty, fill_tiles, to_csr
+from taskgraph_dnn.errors import AbandonedError
 from taskgraph_dnn.events import TaskEvent, publish
 from taskgraph_dnn.flow import Block, Budget, Flow, Numbers, Pool, Span
 from taskgraph_dnn.inputs import row_slice
@@ -33,6 +34,24 @@ from taskgraph_dnn.reductions.certificates import certify, nothing_proved
 _AHEAD_NBYTES = 2**26
 
 _EVENT_NBYTES = 200  # about, of one event
+
+
+#: Runs, by their tokens, of which nobody in this process waits for the answer any more.
+_abandoned: set[str] = set()
+
+
+@contextmanager
+def awaited(run: str) -> Iterator[None]:
+    """Let tasks of a run in this process end at their next layer once the context is left by an error, or by Ctrl-C.
+
+    Python waits for its threads before it ends, and a task may take its partition through thousands of layers.
+    """
+    _abandoned.discard(run)
+    try:
+        yield
+    except BaseException:
+        _abandoned.add(run)
+        raise
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,6 +233,8 @@ class _Task:
         return flow
 
     def _compute(self, layer: int, inputs: Any, outputs: Values, alive: NDArray[np.bool_]) -> None:
+        if self.span.run in _abandoned:
+            raise AbandonedError(f"the run was given up before layer {layer + 1} of partition {self.span.partition}")
         kernel = self.kernels[layer - self.span.first]
         started = time.perf_counter()
         if layer >= self.ahead:

@@ -1,7 +1,9 @@
 """From `infer` to the result, on this process: against a dense float64 oracle, and as a Dask collection."""
 
 import itertools
+import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ from taskgraph_dnn.errors import InputError, KernelError, PlanError
 from taskgraph_dnn.events import subscribed
 from taskgraph_dnn.graph import InferencePartitions
 from taskgraph_dnn.inference import Inference
+from taskgraph_dnn.kernels import load_kernel
 from taskgraph_dnn.reference import reference_outputs
 from tests.conftest import random_layer
 
@@ -470,3 +473,28 @@ assert (dask.compute(inference, array().sum())[0].outputs != expected).nnz == 0
 def test_dask_arrays_that_are_expressions():
     # In a process of its own: Dask chooses the kind of array when it is imported.
     subprocess.run([sys.executable, "-W", "error", "-c", ARRAY_EXPRESSIONS], check=True)
+
+
+def test_an_interrupted_run_ends_at_the_next_layer(monkeypatch):
+    """Python waits for its threads at exit: a task must not go on through all its layers."""
+    computed, still = [], threading.Event()
+
+    def run(packed, inputs, outputs, alive):
+        computed.append(1)
+        if len(computed) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            still.wait(10)  # until the interrupt has reached `compute`
+        outputs[...], alive[...] = inputs, True
+
+    slow = replace(load_kernel("scipy"), name="slow", pack=lambda layer, dtype: layer, run=run)
+    monkeypatch.setattr("taskgraph_dnn.spans.load_kernel", lambda name: slow)
+    layers = tg.Network([tg.Layer(np.eye(4), bias=0.5)] * 100)
+    inference = tg.infer(layers, np.ones((8, 4)), partitions=1, strategy="data", reductions="none", kernel="scipy")
+    with pytest.raises(KeyboardInterrupt):
+        inference.compute(scheduler="threads")
+    still.set()
+    for _ in range(100):
+        time.sleep(0.01)
+    assert len(computed) == 3
+    assert len(inference.compute(scheduler="threads").categories) == 8  # another try is not given up
+    assert len(computed) == 103
