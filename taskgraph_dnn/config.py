@@ -34,6 +34,7 @@ class Settings:
         dtype: of activations and sums: "float32" or "float64".
         reductions: work to leave out: "exact", "dynamic", "none" or names, as a text or a list.
         partition_bytes: bytes of activations that one task may hold when partitions are sized automatically.
+        packed_bytes: bytes of weights, as kernels want them, that a process keeps.
     """
 
     partitions: int | str
@@ -43,6 +44,7 @@ class Settings:
     reductions: Any
     task_seconds: float
     partition_bytes: int
+    packed_bytes: int
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ def settings(**overrides: Any) -> Settings:
         reductions=values["reductions"],
         task_seconds=_positive("task-seconds", values["task_seconds"], float),
         partition_bytes=_positive("partition-bytes", values["partition_bytes"], parse_bytes),
+        packed_bytes=_positive("packed-bytes", values["packed_bytes"], parse_bytes),
     )
 
 

@@ -138,7 +138,7 @@ class Pool:
         if self.count + samples > tiles * lanes:
             larger = Pool(2 * max(tiles, -(-samples // lanes)), neurons, lanes, self.values.dtype)
             larger.add(Block.of(self.values, self.samples[: self.count], self.copies[: self.count]))
-            self.__dict__.update(larger.__dict__)
+            self.values, self.samples, self.copies = larger.values, larger.samples, larger.copies
 
     def _number(self, samples: Numbers, copies: Numbers) -> None:
         stop = self.count + len(samples)

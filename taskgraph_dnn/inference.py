@@ -126,7 +126,7 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
 
     def persist(self, **kwargs: Any) -> "Inference":
         """Run it, keep the finished partitions in memory, here or on the cluster, and return that inference."""
-        with executors.sending_data():
+        with executors.sending_data(), awaited(self.token):
             persisted: Inference = super().persist(**kwargs)
         return persisted
 

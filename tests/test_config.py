@@ -48,6 +48,7 @@ def test_the_environment_is_read(monkeypatch):
         ("partitions", "many", "partitions is 'many'"),
         ("task-seconds", 0, "task-seconds is 0, expected a number above 0"),
         ("partition-bytes", "a lot", "partition-bytes is 'a lot'"),
+        ("packed-bytes", "a lot", "packed-bytes is 'a lot'"),
         ("partition-bytes", float("nan"), "partition-bytes is nan"),
     ],
 )

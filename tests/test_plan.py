@@ -31,6 +31,7 @@ def planned(network, samples, threads=2, **changes):
         "reductions": "none",
         "task_seconds": 0.1,
         "partition_bytes": 2**26,
+        "packed_bytes": 2**32,
     }
     return make_plan(network, samples, Settings(**(defaults | changes)), threads=threads)
 

@@ -36,7 +36,10 @@ _OPTIONS = {
     "kernel": (str, 'Kernel, or "auto"; `info` lists them.'),
     "strategy": (str, "hybrid or data."),
     "dtype": (str, "Of activations and sums: float32 or float64."),
-    "reductions": (str, "Work to leave out: exact (the default), dynamic, none, or names with commas between them."),
+    "reductions": (
+        str,
+        "Work to leave out: exact (the default), dynamic, none, or names with commas between.",
+    ),
 }
 _SETTINGS = ("partitions", "kernel", "strategy", "dtype", "reductions")
 

@@ -7,10 +7,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 from weakref import ref
 
-import dask.config
 import numpy as np
-from dask.utils import parse_bytes
 
+from taskgraph_dnn.config import settings
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.layer import Layer
 
@@ -26,7 +25,7 @@ def packed_layer(layer: Layer, kernel: Kernel, dtype: np.dtype[Any]) -> Any:
     All layers of a process together keep no more than `taskgraph-dnn.packed-bytes`; those that were not used for the
     longest time are dropped then, and packed again when they are wanted.
     """
-    key = packed_key(kernel, dtype)
+    key = f"{kernel.name} {dtype.char}"  # a type's name would take longer than all the rest
     packed = layer.packed.get(key)
     if packed is None:
         with layer.packing:
@@ -42,14 +41,9 @@ def packed_layer(layer: Layer, kernel: Kernel, dtype: np.dtype[Any]) -> Any:
     return packed
 
 
-def packed_key(kernel: Kernel, dtype: np.dtype[Any]) -> str:
-    """Return the name under which a layer keeps what a kernel made of it (`Layer.packed`)."""
-    return f"{kernel.name} {dtype}"
-
-
 def _keep(layer: Layer, key: str, nbytes: int) -> None:
     global _nbytes
-    limit = parse_bytes(dask.config.get("taskgraph-dnn.packed-bytes"))
+    limit = settings().packed_bytes
     with _lock:
         identity = id(layer), key
         _kept[identity] = ref(layer, lambda _: _forget(identity)), nbytes

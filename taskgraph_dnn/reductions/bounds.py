@@ -17,10 +17,10 @@ from taskgraph_dnn.layer import Layer
 from taskgraph_dnn.reductions.folding import Columns, sums
 
 #: The unit roundoff of float32; float64 runs have a smaller one.
-_ROUNDOFF = 2.0**-24
+ROUNDOFF = 2.0**-24
 
 #: What a term may lose to underflow, where the processor flushes to 0 what is no normal float32.
-_UNDERFLOW = 2.0**-126
+UNDERFLOW = 2.0**-126
 
 #: What an activation, with its exp and its cap in float32, may be off, relatively.
 _ACTIVATED = 2.0**-20
@@ -70,12 +70,12 @@ def _greatest_sum(columns: Columns, inputs: Bounds) -> NDArray[np.float64]:
     terms = weights * np.where(weights > 0, inputs.high[columns.inputs], inputs.low[columns.inputs])
     positive = sums(np.maximum(terms, 0), columns.starts) + np.maximum(bias, 0)
     negative = sums(np.minimum(terms, 0), columns.starts) + np.minimum(bias, 0)
-    slack = np.where(lengths > 0, 2 * (lengths + 1) * _ROUNDOFF, 0)  # twice n u is above g while n u is below 1/2
-    greatest = positive * (1 + slack) + negative * (1 - slack) + (positive > 0) * lengths * _UNDERFLOW
+    slack = np.where(lengths > 0, 2 * (lengths + 1) * ROUNDOFF, 0)  # twice n u is above g while n u is below 1/2
+    greatest = positive * (1 + slack) + negative * (1 - slack) + (positive > 0) * lengths * UNDERFLOW
     return np.where(slack < 1, greatest, np.inf)
 
 
 def _lower(values: NDArray[np.float64]) -> NDArray[np.float64]:
     below = np.minimum(values - np.abs(values) * _ACTIVATED, _LARGEST)
-    below[(below > 0) & (below < _UNDERFLOW)] = 0
+    below[(below > 0) & (below < UNDERFLOW)] = 0
     return below

@@ -22,15 +22,10 @@ import numpy as np
 from taskgraph_dnn.activation_functions import activate
 from taskgraph_dnn.layer import Layer
 from taskgraph_dnn.network import Network
+from taskgraph_dnn.reductions.bounds import ROUNDOFF, UNDERFLOW
 
 #: Activations that let a sum beyond the cap become the cap.
 _CAPPED = ("relu", "identity", "leaky_relu")
-
-#: The unit roundoff of float32; float64 runs have a smaller one.
-_ROUNDOFF = 2.0**-24
-
-#: What a product may lose to underflow; a number above 0 that is smaller, float32 rounds by more than its last digit.
-_UNDERFLOW = 2.0**-126
 
 #: Far from float32's largest number.
 _LARGEST = 1e37
@@ -129,13 +124,13 @@ def _threshold(layer: Layer, largest: float | None) -> float:
         return np.inf
     if largest is not None and not ((positive - negative) * largest < _LARGEST).all():
         return np.inf  # sums might overflow
-    slack = (counts + 2) * _ROUNDOFF
+    slack = (counts + 2) * ROUNDOFF
     slack = slack / (1 - slack) * (1 + 2.0**-20)  # and what this very computation rounds
     if largest is None:  # all products are positive, so the errors are relative to a sum that the inputs' least bounds
-        errors = slack * np.abs(bias) + counts * _UNDERFLOW
+        errors = slack * np.abs(bias) + counts * UNDERFLOW
         needed = (layer.cap - bias + errors) / (positive * (1 - slack))
     else:
-        errors = slack * ((positive - negative) * largest + np.abs(bias)) + counts * _UNDERFLOW
+        errors = slack * ((positive - negative) * largest + np.abs(bias)) + counts * UNDERFLOW
         needed = (layer.cap - bias - negative * largest + errors) / positive
     least = float(needed.max()) * (1 + 2.0**-20)
-    return max(least, _UNDERFLOW) if least > 0 else 0.0
+    return max(least, UNDERFLOW) if least > 0 else 0.0
