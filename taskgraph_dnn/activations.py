@@ -45,15 +45,25 @@ class Activations:
         """Bytes of the values, padding included."""
         return self.values.nbytes
 
+    def copied(self) -> "Activations":
+        """Return activations that do not keep a larger block in memory, of which these are a part."""
+        values = aligned_empty(self.values.shape, self.values.dtype)
+        values[...] = self.values
+        return Activations(values, self.samples.copy(), self.copies.copy())
+
     def __sizeof__(self) -> int:
         return self.nbytes + self.samples.nbytes + self.copies.nbytes + 100
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """Return an uninitialised array that begins on a cache line."""
-    nbytes = prod(shape) * np.dtype(dtype).itemsize
-    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    return aligned(np.empty(prod(shape) * np.dtype(dtype).itemsize + ALIGNMENT, np.uint8), shape, dtype)
+
+
+def aligned(raw: NDArray[np.uint8], shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return an array that begins at the first cache line of `raw`, which must be so much larger; `raw` is its base."""
     start = -raw.ctypes.data % ALIGNMENT
+    nbytes = prod(shape) * np.dtype(dtype).itemsize
     return np.asarray(raw[start : start + nbytes].view(dtype).reshape(shape))
 
 

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from taskgraph_dnn.activations import Activations, Values, aligned_empty
+from taskgraph_dnn.activations import Activations, Values
 from taskgraph_dnn.kernels.moves import CALLS, LOOK, MOVE, PASS, equal, look, move
 from taskgraph_dnn.layer import Layer
 from taskgraph_dnn.reductions.certificates import Certificates
+from taskgraph_dnn.spare import SPARE
 
 #: Looking for samples to fold or to settle may take this part of the work that a partition would have without
 #: reductions, and this part of what was done since the last look.
@@ -113,10 +114,10 @@ def _effort(layer: Layer, samples: int) -> float:
 
 
 class Pool:
-    """Tiles that are being filled with samples."""
+    """Tiles that are being filled with samples; end it with `close` or with `result`."""
 
     def __init__(self, tiles: int, neurons: int, lanes: int, dtype: Any) -> None:
-        self.values = aligned_empty((tiles, neurons, lanes), dtype)
+        self.values = SPARE.borrow((tiles, neurons, lanes), dtype)
         self.samples, self.copies = np.empty((2, tiles * lanes), np.int64)
         self.count = 0
 
@@ -138,6 +139,7 @@ class Pool:
         if self.count + samples > tiles * lanes:
             larger = Pool(2 * max(tiles, -(-samples // lanes)), neurons, lanes, self.values.dtype)
             larger.add(Block.of(self.values, self.samples[: self.count], self.copies[: self.count]))
+            self.close()
             self.values, self.samples, self.copies = larger.values, larger.samples, larger.copies
 
     def _number(self, samples: Numbers, copies: Numbers) -> None:
@@ -155,6 +157,20 @@ class Pool:
         here = self.activations()
         self.count = 0
         return Block.of(here.values, here.samples.copy(), here.copies)
+
+    def result(self) -> Activations:
+        """Return what is here, for somebody to keep: it may be long until the next task comes."""
+        here = self.activations()
+        if 2 * here.nbytes > self.values.nbytes:
+            SPARE.leave(self.values)
+            return here
+        here = here.copied()
+        self.close()
+        return here
+
+    def close(self) -> None:
+        """Give the tiles back."""
+        SPARE.give_back(self.values)
 
 
 class Flow:
@@ -192,7 +208,7 @@ class Flow:
             name in span.reductions for name in ("dead-samples", "duplicate-samples", "fixed-point")
         )
         self._pools: dict[int, Pool] = {}
-        self._buffers = [np.empty(0, span.dtype)] * 2
+        self._buffers = [SPARE.borrow((0,), span.dtype) for _ in range(2)]
         self._more = bool(span.reductions)  # whether blocks may still come to a pool
         self._compared = False  # with the layer before, at the last look: folding and repeating take turns
 
@@ -204,8 +220,10 @@ class Flow:
         self._more = False
         for layer in range(self._span.first, self._span.stop):
             while layer in self._pools:  # again, where those left of them have moved together
-                self._descend(layer, self._pools.pop(layer).block())
+                self._descend_from(layer)
                 self._descend_from_full_pools()
+        for buffer in self._buffers:
+            SPARE.give_back(buffer)
 
     def look(self, layer: int, block: Block) -> Block:
         """Return what is left of a block before `layer` once samples are folded and settled.
@@ -226,7 +244,12 @@ class Flow:
     def _descend_from_full_pools(self) -> None:
         full = self._span.tiles_at_once * self._span.lanes
         while layers := [layer for layer, pool in self._pools.items() if pool.count >= full]:
-            self._descend(max(layers), self._pools.pop(max(layers)).block())
+            self._descend_from(max(layers))
+
+    def _descend_from(self, layer: int) -> None:
+        pool = self._pools.pop(layer)
+        self._descend(layer, pool.block())
+        pool.close()
 
     def _descend(self, layer: int, block: Block) -> None:
         while block.places.size and layer < self._span.stop:
@@ -285,8 +308,8 @@ class Flow:
         size = tiles * neurons * self._span.lanes
         other = int(isinstance(given, np.ndarray) and np.may_share_memory(given, self._buffers[0]))
         if self._buffers[other].size < size:
-            self._buffers[other] = np.empty(0, self._span.dtype)  # the smaller one goes before the larger comes
-            self._buffers[other] = aligned_empty((size,), self._span.dtype)
+            SPARE.give_back(self._buffers[other])  # the smaller one goes before the larger comes
+            self._buffers[other] = SPARE.borrow((size,), self._span.dtype)
         return self._buffers[other][:size].reshape(tiles, neurons, self._span.lanes)
 
     def _pool(self, layer: int) -> Pool:

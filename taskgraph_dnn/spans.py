@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from taskgraph_dnn.activations import Activations, Values, aligned_empty, fill_tiles, to_csr
+from taskgraph_dnn.activations import Activations, Values, fill_tiles, to_csr
 from taskgraph_dnn.errors import AbandonedError
 from taskgraph_dnn.events import TaskEvent, publish
 from taskgraph_dnn.flow import Block, Budget, Flow, Numbers, Pool, Span
@@ -29,6 +29,7 @@ from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.network import Network, NetworkSource
 from taskgraph_dnn.pools import one_thread_each
 from taskgraph_dnn.reductions.certificates import certify, nothing_proved
+from taskgraph_dnn.spare import SPARE
 
 #: Weights that are read ahead.
 _AHEAD_NBYTES = 2**26
@@ -111,7 +112,8 @@ def run_span(before: Any, network: Network | NetworkSource, span: Span) -> Progr
         network = network.open()
     given = _given(before, network, span)
     task = _Task(network, span, time.time() - entered)
-    after = task.finish(given) if span.stop == len(network) else task.progress(given)
+    with SPARE.task():
+        after = task.finish(given) if span.stop == len(network) else task.progress(given)
     event = task.event(entered, given.samples, after)
     publish(event)
     return replace(after, events=(*after.events, event))
@@ -122,18 +124,11 @@ def left_over(partition: Progressed, few: int) -> Progressed:
     activations = partition.activations
     if activations.samples.size > few:
         activations = _none_of(activations)
-    return Progressed(_copied(activations), np.empty((2, 0), np.int64), Budget(0.0, 0.0), ())
+    return Progressed(activations.copied(), np.empty((2, 0), np.int64), Budget(0.0, 0.0), ())
 
 
 def _none_of(activations: Activations) -> Activations:
     return Activations(activations.values[:0], activations.samples[:0], activations.copies[:0])
-
-
-def _copied(activations: Activations) -> Activations:
-    """Return activations that do not keep a larger block in memory, of which they are a part."""
-    values = aligned_empty(activations.values.shape, activations.values.dtype)
-    values[...] = activations.values
-    return Activations(values, activations.samples.copy(), activations.copies.copy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,10 +183,7 @@ class _Task:
             block = here.block()
             here.add(flow.look(span.stop, block))
         twins = np.concatenate([given.twins, *flow.twins], axis=1)
-        left = here.activations()
-        if 2 * left.nbytes <= here.values.nbytes:  # it may be long until the next task comes
-            left = _copied(left)
-        return Progressed(left, twins, flow.budget, given.events)
+        return Progressed(here.result(), twins, flow.budget, given.events)
 
     def finish(self, given: _Given) -> Finished:
         """Return the rows of the result."""
@@ -260,6 +252,7 @@ class _Task:
             for part in given.parts:
                 together.add(Block.of(part.values, part.samples, part.copies))
             yield from self._cut(together.activations())
+            together.close()
         else:
             for part in given.parts:
                 yield from self._cut(part) if isinstance(part, Activations) else self._rows(part)
@@ -282,8 +275,10 @@ class _Task:
                 values = values if scipy.sparse.issparse(values) else scipy.sparse.csr_array(values)
             else:
                 if tiles is None:
-                    tiles = aligned_empty((-(-min(size, rows.shape[0]) // lanes), rows.shape[1], lanes), self.dtype)
+                    tiles = SPARE.borrow((-(-min(size, rows.shape[0]) // lanes), rows.shape[1], lanes), self.dtype)
                 rows_, values = values, tiles[: -(-count // lanes)]
                 fill_tiles(values, rows_)
             numbers = self.span.first_sample + np.arange(first, first + count)
             yield Block.of(values, numbers, np.ones(count, np.int64))
+        if tiles is not None:
+            SPARE.give_back(tiles)

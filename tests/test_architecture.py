@@ -18,6 +18,7 @@ FLOORS = [
     {"io"},
     {"costs"},
     {"plan"},
+    {"spare"},
     {"flow", "dump"},
     {"spans"},
     {"result"},

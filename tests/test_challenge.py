@@ -268,7 +268,7 @@ def test_a_network_that_is_not_what_its_name_says(small, tmp_path):
         (["--scheduler", "nowhere"], "unknown scheduler 'nowhere'"),
         (["--json", "no/such/folder/rows.json"], "there is no folder"),
         (["--markdown", "/dev/null"], "no regular file"),
-        (["--layers", "1000000000"], "bytes more are needed, but the disk of"),
+        (["--layers", "1000000000"], "bytes more are needed, but"),
     ],
 )
 def test_bad_input_is_said_before_any_work(tmp_path, options, message):

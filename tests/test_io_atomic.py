@@ -150,11 +150,9 @@ def test_failures_of_the_system_are_ours(tmp_path, atomic):
 
 
 def test_room_on_the_disk_is_required(tmp_path):
-    require_space(tmp_path / "a", 1)
-    with pytest.raises(
-        FileError, match=f"cannot write .*a: it needs about .* MiB more, but {tmp_path} has .* MiB free"
-    ):
-        require_space(tmp_path / "a", 2**60)
+    require_space(tmp_path / "new", 1, "a")
+    with pytest.raises(FileError, match=f"cannot write a: .* bytes more are needed, but {tmp_path} has .* free"):
+        require_space(tmp_path, 2**60, "a")
 
 
 @pytest.mark.parametrize("write", [lambda path: write_text(path, "new"), lambda path: _write_folder(path)])

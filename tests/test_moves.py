@@ -33,7 +33,7 @@ def rows_of(values, places):
 shapes = {
     "samples": st.integers(1, 70),
     "neurons": st.integers(1, 9),
-    "lanes": st.sampled_from([4, 16]),
+    "lanes": st.sampled_from([4, 16, 32]),
     "dtype": st.sampled_from([np.float32, np.float64]),
     "compiled": st.sampled_from(WAYS),
     "seed": st.integers(0, 2**32 - 1),

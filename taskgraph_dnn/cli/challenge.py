@@ -14,7 +14,7 @@ from rich.text import Text
 
 from taskgraph_dnn import challenge as official
 from taskgraph_dnn import executors
-from taskgraph_dnn.benchmarks.challenge.files import Size, free_nbytes, require_room
+from taskgraph_dnn.benchmarks.challenge.files import Size, require_room
 from taskgraph_dnn.benchmarks.challenge.rows import Row, run_size
 from taskgraph_dnn.benchmarks.challenge.runs import Effort
 from taskgraph_dnn.benchmarks.challenge.tables import challenge_table, markdown, narrow_tables, notes
@@ -23,7 +23,7 @@ from taskgraph_dnn.cli.job import count_images, job_options
 from taskgraph_dnn.cli.terminal import progress
 from taskgraph_dnn.config import Job
 from taskgraph_dnn.errors import PlanError
-from taskgraph_dnn.io.atomic import check_writable, write_text
+from taskgraph_dnn.io.atomic import check_writable, free_nbytes, write_text
 from taskgraph_dnn.reductions.names import WORDS, chosen_reductions
 
 _ALL = "all"

@@ -51,17 +51,22 @@ def check_new_folder(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def require_space(path: str | os.PathLike[str], nbytes: int) -> None:
-    """Check that the disk where `path` is written has room for about so many bytes more.
+def free_nbytes(folder: Path) -> int:
+    """Return the bytes that are free on the disk of a folder, which need not be there yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def require_space(folder: Path, nbytes: int, what: str) -> None:
+    """Check that the disk of a folder, which need not be there yet, has room for about so many bytes more.
 
     Raises:
         FileError: it has not.
     """
-    folder = Path(path).resolve().parent
-    free = shutil.disk_usage(folder).free
+    free = free_nbytes(folder)
     if nbytes > free:
-        needed, there = (f"{number / 2**20:,.0f} MiB" for number in (nbytes, free))
-        raise FileError(f"cannot write {path}: it needs about {needed} more, but {folder} has {there} free")
+        raise FileError(f"cannot write {what}: {nbytes:,} bytes more are needed, but {folder} has {free:,} free")
 
 
 @contextmanager

@@ -175,7 +175,7 @@ def write_challenge_layers(
             with (draft / f"n{layer.inputs}-l{number}.tsv").open("wb") as stream:
                 stream.writelines(format_tsv(_edges(layer), short="%e", exact="%.8e"))
                 if count is not None:
-                    require_space(draft, stream.tell() * (count - number))
+                    require_space(draft, stream.tell() * (count - number), str(folder))
             if progress is not None:
                 progress(number, count)
 

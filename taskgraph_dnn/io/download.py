@@ -10,7 +10,6 @@ import http.client
 import json
 import os
 import re
-import shutil
 import time
 import urllib.error
 import urllib.request
@@ -21,7 +20,7 @@ from io import FileIO
 from pathlib import Path
 
 from taskgraph_dnn.errors import FileError
-from taskgraph_dnn.io.atomic import check_writable, write_text
+from taskgraph_dnn.io.atomic import check_writable, require_space, write_text
 from taskgraph_dnn.io.streams import Progress
 
 #: Seconds to wait before the next connection, each time that the last one brought nothing new.
@@ -103,15 +102,6 @@ def missing_bytes(url: str, target: Path) -> int:
         return 0
     part = _part_path(target)
     return max(0, _remote_bytes(url) - (part.stat().st_size if part.is_file() else 0))
-
-
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Raise `FileError` if `needed` bytes more do not fit on the disk of `folder`, which need not be there yet."""
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise FileError(f"{what}: {needed:,} bytes more are needed, but the disk of {folder} has {free:,} free")
 
 
 def _require_http(url: str) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from taskgraph_dnn import challenge
 from taskgraph_dnn.errors import FileError, PlanError
-from taskgraph_dnn.io.download import PAUSES, Fetched, Stage, download, missing_bytes, quiet, require_space
+from taskgraph_dnn.io.atomic import require_space
+from taskgraph_dnn.io.download import PAUSES, Fetched, Stage, download, missing_bytes, quiet
 from taskgraph_dnn.io.samples import read_categories
 from taskgraph_dnn.io.streams import Progress, archive_files, line_blocks, map_ahead
 from taskgraph_dnn.io.tsv import Column, Table, parse_tsv

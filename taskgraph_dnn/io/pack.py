@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -148,7 +149,8 @@ def _write_layers(
         if len(written) == 1:
             second = nbytes
         elif count is not None:
-            require_space(path, (nbytes - second) * (count - len(written)) // (len(written) - 1))
+            rest = (nbytes - second) * (count - len(written)) // (len(written) - 1)
+            require_space(Path(path).resolve().parent, rest, str(path))
         step()
     missing = set(range(count or max(written, default=0) + 1)) - written.keys()
     if missing:

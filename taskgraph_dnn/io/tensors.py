@@ -79,6 +79,11 @@ class Tensors:
     def get(self, name: str, dtype: np.dtype[Any], size: int) -> NDArray[Any]:
         """Return the view of a tensor of this type and size; see `check`."""
         self.check(name, dtype, size)
+        if self._content.size() < len(self._content):  # reading beyond the end of a mapped file kills the process
+            raise FileError(
+                f"{self.path} has {self._content.size():,} bytes, but had {len(self._content):,} when it was opened: "
+                "a file in use is to be replaced by renaming, not written over"
+            )
         # The mapping itself is the array's base: scipy copies an array that is a small part of another one.
         return np.ndarray(size, dtype, self._content, self._start + self._table[name]["data_offsets"][0])
 

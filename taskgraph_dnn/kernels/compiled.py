@@ -213,7 +213,7 @@ def _groups(emitted: str) -> Callable[..., None]:
             tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
             for p in range(pieces.shape[0]):
                 size, first, edge, stop = pieces[p, 0], pieces[p, 1], pieces[p, 2], pieces[p, 3]
-                weight, ahead, padded = pieces[p, 4], pieces[p, 5], pieces[p, 6]
+                weight, ahead, padded, stride = pieces[p, 4], pieces[p, 5], pieces[p, 6], pieces[p, 7]
                 found = 0
                 if size == 1:
                     only = edge, stop, weight - edge, tile, np.int64(order[first]), out + order[first] * lanes
@@ -224,7 +224,7 @@ def _groups(emitted: str) -> Callable[..., None]:
                 for lane in range(0 if size > 1 else lanes, lanes, vector):
                     for part in range(0, size, BLOCK):
                         at, x, y = weight + part, tile + lane, out + lane
-                        where = edge, stop, ahead, at, size, x, lanes, first + part, y
+                        where = edge, stop, ahead, at, stride, x, lanes, first + part, y
                         if size == 4:
                             new = _block4(indices, weights, inputs, biases, order, limits, outputs, where)
                         elif size == 8 or BLOCK == 8:

@@ -140,12 +140,17 @@ def block_of(size: int) -> Any:
     return block
 
 
-def push_of(row: int) -> Any:
-    """Return the code that adds an input times its weights to the sums of a sample, `row` outputs at a time."""
+def push_of(row: int, *, shared: bool = False) -> Any:
+    """Return the code that adds an input times its weights to the sums of a sample, `row` outputs at a time.
+
+    Args:
+        row: how many outputs.
+        shared: they have one weight between them.
+    """
 
     @intrinsic
     def push(typing, places, weights, first, stop, x, sums, sample):
-        """Use `places[first:stop]`, and `row` weights for each; the sample's sums begin at the element `sample`."""
+        """Use `places[first:stop]`, and the weights of each; the sample's sums begin at the element `sample`."""
 
         def codegen(context, builder, signature, arguments):
             _, _, first, stop, x, _, sample = arguments
@@ -155,9 +160,10 @@ def push_of(row: int) -> Any:
 
             def add(k: Value, _: list[Value]) -> list[Value]:
                 place, weight = code.number(places, k), builder.mul(k, code.int64(row))
+                one = code.weight(code.scalar(weights, k)) if shared else None
                 for v in range(code.count):
                     at = code.address(sums_, place, v)
-                    w = code.weights(weights, weight, v)
+                    w = one if shared else code.weights(weights, weight, v)
                     (total,) = code.multiply_add(x, [w], [builder.load(at, align=UNALIGNED)])
                     builder.store(total, at, align=UNALIGNED)
                 return []
@@ -190,6 +196,25 @@ def add_of(row: int) -> Any:
         return types.void(values, types.int64, sums, types.int64), codegen
 
     return add
+
+
+@intrinsic
+def squeeze(typing, values, at, mask, into, to, kept):
+    """Store the elements of the vector at the element `at` that `mask` says, side by side from the element `to` on.
+
+    `kept` has as many bits set as `mask`, the lowest ones. Only with AVX-512.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        _, at, mask, _, to, kept = arguments
+        code = VectorCode(context, builder, values.dtype)
+        values_, into_ = code.arrays(signature, arguments, 0, 3)
+        vector = builder.load(code.address(values_, at), align=UNALIGNED)
+        code.store_first(code.squeeze(vector, mask), into_, to, kept)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(values, i, i, into, i, i), codegen
 
 
 @intrinsic

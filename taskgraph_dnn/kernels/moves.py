@@ -40,8 +40,10 @@ def move(values: Values, places: Places, into: Values, at: int) -> None:
     if not compiles():
         into[there // lanes, :, there % lanes] = values[places // lanes, :, places % lanes]
         return
-    starts, ends = _offsets(values, places), _offsets(values, there)
-    _compiled("move", values.dtype)(values.reshape(-1), starts, into.reshape(-1), ends, values.shape[1], lanes)
+    from taskgraph_dnn.kernels.compiled_moves import squeezes
+
+    name = "squeeze" if squeezes(values.dtype, lanes) else "move"
+    _compiled(name, values.dtype)(values.reshape(-1), places, into.reshape(-1), at, values.shape[1], lanes)
 
 
 def look(values: Values, samples: int, threshold: float) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
@@ -106,58 +108,7 @@ def compiles() -> bool:
     return True
 
 
-@cache
 def _compiled(name: str, value: np.dtype[Any]) -> Callable[..., Any]:
-    from numba import from_dtype, types
+    from taskgraph_dnn.kernels.compiled_moves import function
 
-    from taskgraph_dnn.kernels.jit import compile_for, readonly
-
-    element, word = from_dtype(value), types.uint64 if value.itemsize == 8 else types.uint32
-    offsets, number = readonly(types.uint64), types.int64
-    if name == "move":
-        into = types.Array(element, 1, "C", aligned=False)
-        return compile_for(_move, readonly(element), offsets, into, offsets, number, number)
-    if name == "look":
-        found = types.Array(types.uint64, 2, "C"), types.Array(types.int32, 2, "C")
-        return compile_for(_look, readonly(word, 3), readonly(element, 3), readonly(types.uint64), element, *found)
-    same = types.Array(types.boolean, 1, "C")
-    return compile_for(_equal, readonly(word), readonly(word), offsets, offsets, number, number, same)
-
-
-def _move(values, starts, into, ends, neurons, lanes):
-    first = 0
-    while first < starts.size:  # tile by tile, so that few lines of the cache are open
-        stop = first + 1
-        while stop < starts.size and starts[stop] - starts[first] < lanes:
-            stop += 1
-        for neuron in range(neurons):
-            row = np.uint64(neuron) * np.uint64(lanes)  # below 0, an index would have to be checked
-            for i in range(first, stop):
-                into[ends[i] + row] = values[starts[i] + row]
-        first = stop
-
-
-def _look(bits, values, odd, threshold, hashes, above):
-    tiles, neurons, lanes = values.shape
-    for tile in range(tiles):
-        sums, high = hashes[tile], above[tile]
-        fours = neurons - neurons % 4
-        for n in range(0, fours, 4):  # four at a time, so that the sums are loaded and stored less often
-            f0, f1, f2, f3 = odd[n], odd[n + 1], odd[n + 2], odd[n + 3]
-            b0, b1, b2, b3 = bits[tile, n], bits[tile, n + 1], bits[tile, n + 2], bits[tile, n + 3]
-            v0, v1, v2, v3 = values[tile, n], values[tile, n + 1], values[tile, n + 2], values[tile, n + 3]
-            for i in range(lanes):
-                sums[i] += np.uint64(b0[i]) * f0 + np.uint64(b1[i]) * f1 + np.uint64(b2[i]) * f2 + np.uint64(b3[i]) * f3
-                high[i] &= (v0[i] >= threshold) & (v1[i] >= threshold) & (v2[i] >= threshold) & (v3[i] >= threshold)
-        for n in range(fours, neurons):
-            for i in range(lanes):
-                sums[i] += np.uint64(bits[tile, n, i]) * odd[n]
-                high[i] &= values[tile, n, i] >= threshold
-
-
-def _equal(left, right, starts, others, neurons, lanes, same):
-    for i in range(starts.size):
-        row, step, end = np.uint64(0), np.uint64(lanes), np.uint64(neurons * lanes)
-        while row < end and left[starts[i] + row] == right[others[i] + row]:
-            row += step
-        same[i] = row >= end
+    return function(name, value)

@@ -31,9 +31,10 @@ _NEAR_EDGE_RATE, _FAR_EDGE_RATE, _NEAR_OUTPUTS = 8e8, 1.5e8, 2**13
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
+    row: int  # outputs that are added to at a time: 1 or `PUSHED`
     indptr: NDArray[np.int64]  # inputs + 1
-    places: NDArray[np.int32]  # where each edge, or row of `PUSHED` edges, adds to
-    weights: NDArray[np.float32]  # as many, or `PUSHED` times as many, with 0 where there is no edge
+    places: NDArray[np.int32]  # where each row adds to
+    weights: NDArray[np.float32]  # of each row its `row` weights, 0 where there is no edge; or one that they share
     order: NDArray[np.int32]  # the output of each place
     biases: NDArray[np.float32]  # of each place, and 0 of those that only fill a row
     outputs: int
@@ -66,13 +67,15 @@ def _pack(layer: Layer, dtype: np.dtype[Any]) -> "_Packed | _Single":
         ordered.resize((layer.inputs, len(biases)))
         rows = ordered.tobsr(blocksize=(1, PUSHED))
         rows.sort_indices()
-        indptr, places, weights = rows.indptr, PUSHED * rows.indices, rows.data.ravel()
+        row, indptr, places, weights = PUSHED, rows.indptr, PUSHED * rows.indices, rows.data.reshape(-1, PUSHED)
+        weights = weights[:, 0] if (weights == weights[:, :1]).all() else weights
     else:
-        indptr, places, weights = ordered.indptr, ordered.indices, ordered.data
+        row, indptr, places, weights = 1, ordered.indptr, ordered.indices, ordered.data
     return _Packed(
+        row,
         indptr.astype(np.int64),
         places.astype(np.int32),
-        weights,
+        np.ascontiguousarray(weights).ravel(),
         order.astype(np.int32),
         biases,
         layer.outputs,
@@ -126,14 +129,15 @@ def _unpack(packed: "_Packed | _Single") -> scipy.sparse.csc_array:
         shape = len(packed.places), len(packed.biases)
         coordinates = inputs.astype(np.int32), packed.places[inputs].astype(np.int32)
         return scipy.sparse.coo_array((weights, coordinates), shape=shape).tocsc()
-    width = packed.weights.size // max(1, packed.places.size)
-    inputs = np.repeat(np.arange(len(packed.indptr) - 1), np.diff(packed.indptr) * width)
-    places = (packed.places[:, None] + np.arange(width)).ravel()
-    there = packed.weights != 0
+    row = packed.row
+    inputs = np.repeat(np.arange(len(packed.indptr) - 1), np.diff(packed.indptr) * row)
+    places = (packed.places[:, None] + np.arange(row)).ravel()
+    weights = np.repeat(packed.weights, places.size // max(1, packed.weights.size))  # 1 where each edge has its own
+    there = weights != 0
     shape = len(packed.indptr) - 1, packed.outputs
     dtype = index_dtype(shape, int(there.sum()))
     coordinates = inputs[there].astype(dtype), packed.order[places[there]].astype(dtype)
-    return scipy.sparse.coo_array((packed.weights[there], coordinates), shape=shape).tocsc()
+    return scipy.sparse.coo_array((weights[there], coordinates), shape=shape).tocsc()
 
 
 def _run(packed: "_Packed | _Single", rows: scipy.sparse.csr_array, outputs: Values, alive: Alive) -> None:
@@ -143,7 +147,7 @@ def _run(packed: "_Packed | _Single", rows: scipy.sparse.csr_array, outputs: Val
         layer = packed.places, packed.weights, packed.runs, packed.order, packed.biases, packed.ends
     else:
         shape = len(packed.indptr) - 1, packed.outputs
-        layer = packed.indptr, packed.places, packed.weights, packed.order, packed.biases, packed.ends
+        layer = packed.row, packed.indptr, packed.places, packed.weights, packed.order, packed.biases, packed.ends
     lanes = outputs.shape[2]
     as_tiles = -(-rows.shape[0] // lanes), rows.shape[1], lanes
     compiled.check_shapes(as_tiles, outputs.shape, alive.shape, shape)

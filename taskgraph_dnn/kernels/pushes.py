@@ -22,7 +22,7 @@ PUSHED = 16
 #: Inputs that are added at a time, where they and the outputs they add to follow one another.
 RUN = 16
 
-_push1, _push16 = emit.push_of(1), emit.push_of(PUSHED)
+_push1, _push16, _push16_shared = emit.push_of(1), emit.push_of(PUSHED), emit.push_of(PUSHED, shared=True)
 _add = emit.add_of(RUN)
 
 #: As in `compiled`, whose functions are used here, too.
@@ -31,8 +31,10 @@ _EMITTED = hashlib.sha256(b"".join(_SOURCES)).hexdigest()
 
 
 def _pushes(emitted: str) -> Callable[..., None]:
-    def pushes(indptr, places, weights, order, biases, ends, rows_indptr, rows_indices, rows_values, outputs, alive):
-        """Every nonzero input through its edges (`push`)."""
+    def pushes(
+        row, indptr, places, weights, order, biases, ends, rows_indptr, rows_indices, rows_values, outputs, alive
+    ):
+        """Every nonzero input through its edges (`push`), which are for so many outputs in a row each."""
         assert emitted
         limits = limits_of(ends, outputs)
         tiles, _, lanes = outputs.shape
@@ -49,7 +51,9 @@ def _pushes(emitted: str) -> Callable[..., None]:
                         for nonzero in range(rows_indptr[sample], rows_indptr[sample + 1]):
                             i, x = rows_indices[nonzero], sums.dtype.type(rows_values[nonzero])
                             first, stop, at = indptr[i], indptr[i + 1], v * biases.size
-                            if weights.size == places.size:
+                            if row == PUSHED and weights.size == places.size:
+                                _push16_shared(places, weights, first, stop, x, sums, at)
+                            elif row == 1:
                                 _push1(places, weights, first, stop, x, sums, at)
                             elif np.isfinite(x):
                                 _push16(places, weights, first, stop, x, sums, at)
@@ -145,7 +149,7 @@ def _function(name: str, value: np.dtype[Any], index: np.dtype[Any]) -> Callable
     tiles, alive = types.Array(from_dtype(value), 3, "C", aligned=False), types.Array(types.boolean, 2, "C")
     rows = floats, tiles, alive
     if name == "pushes":
-        layer = readonly(types.int64), number, floats, int32s, floats, ENDS
+        layer: tuple[Any, ...] = types.int64, readonly(types.int64), number, floats, int32s, floats, ENDS
         return compile_for(_pushes(_EMITTED), *layer, int32s, int32s, *rows)
     layer = number, floats, readonly(types.boolean), int32s, floats, ENDS
     return compile_for(_singles(_EMITTED), *layer, int32s, readonly(types.uint32), *rows, returns=types.int64)

@@ -24,11 +24,12 @@ from taskgraph_dnn.network import Layer, index_dtype
 @dataclass(frozen=True, eq=False)
 class _Packed:
     #: A row for each piece of a group: outputs, first place in `order`, first input in `indices` and the end of them,
-    #: first weight, how far ahead the inputs to prefetch are, and whether any weight is padding.
+    #: first weight, how far ahead the inputs to prefetch are, whether any weight is padding, and how far an input's
+    #: weights are from those of the one before: `outputs`, or 0 where all inputs have the same ones.
     pieces: NDArray[np.int64]
     order: NDArray[np.int32]  # the outputs, piece by piece
     indices: NDArray[Any]  # uint16 or int32: the inputs of each group, ascending
-    weights: NDArray[np.float32]  # of each piece, inputs x outputs; padding is 0
+    weights: NDArray[np.float32]  # of each piece, inputs x outputs, or of one input for all; padding is 0
     biases: NDArray[np.float32]
     inputs: int
     ends: compiled.Ends
@@ -42,6 +43,7 @@ def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
     weights[_places(layer, groups, table)] = layer.weights.data
     edges = np.add.reduceat(np.diff(layer.weights.indptr)[groups.order], table[:, 1], dtype=np.int64)
     table[:, 6] = edges < table[:, 0] * (table[:, 3] - table[:, 2])
+    weights = _shared(weights, table)
     indices = short_indices(groups.indices, layer.inputs)
     order = groups.order.astype(np.int32)
     run = compiled.function("groups", dtype, indices.dtype)
@@ -49,11 +51,11 @@ def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
 
 
 def _pieces(groups: Groups) -> NDArray[np.int64]:
-    """Return the table of pieces, all but its last column."""
+    """Return the table of pieces, all but its last columns."""
     sizes = np.diff(groups.starts)
     outputs = np.array([size for n in sizes for size in PIECES[n]], np.int64)
     group = np.repeat(np.arange(len(sizes)), [len(PIECES[n]) for n in sizes])
-    table = np.zeros((len(outputs), 7), np.int64)
+    table = np.zeros((len(outputs), 8), np.int64)
     table[:, 0] = outputs
     table[1:, 1] = np.cumsum(outputs)[:-1]
     table[:, 2], table[:, 3] = groups.indptr[group], groups.indptr[group + 1]
@@ -78,10 +80,30 @@ def _places(layer: Layer, groups: Groups, table: NDArray[np.int64]) -> NDArray[n
     return np.asarray(table[edge_piece, 4] + place * table[edge_piece, 0] + np.repeat(rank, np.diff(w.indptr)))
 
 
+def _shared(weights: NDArray[np.float32], table: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Keep the weights of one input where all inputs of a piece have the same ones; change the table accordingly.
+
+    Weights that are read again and again for every tile would fill the cache.
+    """
+    size, inputs = table[:, 0], table[:, 3] - table[:, 2]
+    piece = np.repeat(np.arange(len(table)), size * inputs)
+    place = np.arange(len(weights)) - table[piece, 4]
+    same = weights == weights[table[piece, 4] + place % size[piece]]
+    shared = np.ones(len(table), np.bool_)
+    shared[piece[~same]] = False
+    shared &= (inputs > 1) & (size > 1)
+    kept = place < np.where(shared, size, size * inputs)[piece]
+    table[:, 4] = np.concatenate([[0], np.cumsum(kept)])[table[:, 4]]
+    table[:, 7] = np.where(shared, 0, size)
+    return np.asarray(weights[kept])
+
+
 def _unpack(packed: _Packed) -> scipy.sparse.csc_array:
     rows, columns, values = [], [], []
-    for size, first, edge, stop, weight, _, _ in packed.pieces:
-        block = packed.weights[weight : weight + size * (stop - edge)].reshape(stop - edge, size)
+    for size, first, edge, stop, weight, _, _, stride in packed.pieces:
+        count = stop - edge if stride else 1
+        block = packed.weights[weight : weight + size * count].reshape(count, size)
+        block = np.broadcast_to(block, (stop - edge, size))
         there = np.nonzero(block)
         rows.append(packed.indices[edge:stop][there[0]])
         columns.append(packed.order[first : first + size][there[1]])

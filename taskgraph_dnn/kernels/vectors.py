@@ -29,6 +29,9 @@ def _features() -> str:
 #: Bytes of a vector register.
 VECTOR_NBYTES = 64 if "+avx512f" in _features() else 32 if "+avx" in _features() else 16
 
+#: Whether the processor can put chosen elements of a vector side by side.
+SQUEEZES = VECTOR_NBYTES == 64
+
 #: Sums that are kept in registers: there are 32 of them with AVX-512 and on ARM, otherwise 16.
 BLOCK = 16 if VECTOR_NBYTES == 64 or platform.machine() in ("aarch64", "arm64") else 8
 
@@ -115,6 +118,23 @@ class VectorCode:
         function = self.b.module.declare_intrinsic("llvm.prefetch", [byte], kind)
         read, keep, data = (ir.Constant(INT32, number) for number in (0, nearness, 1))
         self.b.call(function, [self.b.bitcast(self.b.gep(pointer, [element]), byte), read, keep, data])
+
+    def squeeze(self, value: Value, mask: Value) -> Value:
+        """Those elements of a vector whose bits are set in a number, side by side from the first one on (AVX-512)."""
+        return self._masked("llvm.x86.avx512.mask.compress", self.vector, [value, value], mask)
+
+    def store_first(self, value: Value, pointer: Value, element: Value, mask: Value) -> None:
+        """Store those elements of a vector whose bits are set in a number, and nothing else."""
+        arguments = [value, self.address(pointer, element), ir.Constant(INT32, UNALIGNED)]
+        self._masked("llvm.masked.store", ir.VoidType(), arguments, mask, suffix=".p0")
+
+    def _masked(self, name: str, returns: Any, arguments: list[Value], mask: Value, suffix: str = "") -> Value:
+        """Call an operation whose last argument says which elements it is for."""
+        bits = self.b.trunc(mask, ir.IntType(self.width))
+        lanes = self.b.bitcast(bits, ir.VectorType(ir.IntType(1), self.width))
+        kind = ir.FunctionType(returns, [*(argument.type for argument in arguments), lanes.type])
+        name = f"{name}.v{self.width}f{8 * self.nbytes}{suffix}"
+        return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, name), [*arguments, lanes])
 
     def fold(self, start: Value, stop: Value, initial: list[Value], body: Callable[..., list[Value]]) -> list[Value]:
         """Emit `for i in range(start, stop): values = body(i, values)` and return the values after it."""

@@ -1,7 +1,6 @@
 """The challenge's networks and images in a folder: made once, from the official files or from a seed, and kept."""
 
 import re
-import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,6 @@ from taskgraph_dnn.errors import FileError
 from taskgraph_dnn.io import convert_network, read_images, read_packed, write_packed_layers
 from taskgraph_dnn.io.atomic import atomic_path, require_space
 from taskgraph_dnn.io.download import Stage
-from taskgraph_dnn.io.download import require_space as require_free
 from taskgraph_dnn.io.fetch import ChallengeFiles, cached_challenge_files
 from taskgraph_dnn.network import Network, index_dtype
 from taskgraph_dnn.synthetic import digit_images, radixnet_layers
@@ -180,16 +178,11 @@ def require_room(sizes: Sequence[Size]) -> None:
     """
     for folder in {size.folder for size in sizes}:
         missing = sum(size.missing_nbytes for size in sizes if size.folder == folder)
-        require_free(folder, missing, "networks and images")
+        require_space(folder, missing, "networks and images")
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise FileError(f"cannot make the folder {folder}: {error}") from error
-
-
-def free_nbytes(folder: Path) -> int:
-    """Return the bytes that are free on the disk of a folder."""
-    return shutil.disk_usage(folder).free
 
 
 @contextmanager
@@ -220,7 +213,7 @@ def _check_images(images: scipy.sparse.csr_array, path: Path, samples: int) -> N
 def _write_images(images: scipy.sparse.csr_array, path: Path) -> None:
     """Write images whose pixels are all 1."""
     columns = images.indices.astype(np.uint16 if images.shape[1] <= 2**16 else np.int32)
-    require_space(path, columns.nbytes + images.indptr.nbytes)
+    require_space(path.parent, columns.nbytes + images.indptr.nbytes, str(path))
     with atomic_path(path) as draft:
         np.savez(draft, shape=np.array(images.shape), indptr=images.indptr, columns=columns)
 
