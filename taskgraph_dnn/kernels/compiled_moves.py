@@ -19,11 +19,16 @@ _SOURCES = (Path(str(module.__file__)).read_bytes() for module in (emit, vectors
 _EMITTED = hashlib.sha256(b"".join(_SOURCES)).hexdigest()
 
 
+#: So many neurons ahead samples that move are fetched: the hardware does so only within a page of memory.
+AHEAD = 32
+
+
 def _squeeze(emitted: str) -> Callable[..., None]:
     def squeeze_all(values, places, into, at, neurons, lanes):
         """Move what is left of each vector side by side; it goes to one tile, or to the end of one and the next."""
         assert emitted
         vector = VECTOR_NBYTES // values.itemsize
+        ahead = AHEAD * lanes
         parts = np.empty((4, lanes // vector + 1), np.int64)  # from where, which, to where, how many
         first = 0
         while first < places.size:
@@ -43,7 +48,7 @@ def _squeeze(emitted: str) -> Callable[..., None]:
             for row in range(0, neurons * lanes, lanes):
                 for part in range(count):
                     begin, end = parts[0, part] + row, parts[2, part] + row
-                    squeeze(values, begin, parts[1, part], into, end, parts[3, part])
+                    squeeze(values, begin, parts[1, part], into, end, parts[3, part], ahead)
 
     return squeeze_all
 

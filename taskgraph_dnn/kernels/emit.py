@@ -199,41 +199,47 @@ def add_of(row: int) -> Any:
 
 
 @intrinsic
-def squeeze(typing, values, at, mask, into, to, kept):
+def squeeze(typing, values, at, mask, into, to, kept, ahead):
     """Store the elements of the vector at the element `at` that `mask` says, side by side from the element `to` on.
 
-    `kept` has as many bits set as `mask`, the lowest ones. Only with AVX-512.
+    `kept` has as many bits set as `mask`, the lowest ones. What lies `ahead` elements further, on both sides, is
+    fetched meanwhile. Only with AVX-512.
     """
 
     def codegen(context, builder, signature, arguments):
-        _, at, mask, _, to, kept = arguments
+        _, at, mask, _, to, kept, ahead = arguments
         code = VectorCode(context, builder, values.dtype)
         values_, into_ = code.arrays(signature, arguments, 0, 3)
+        for pointer, element in ((values_, at), (into_, to)):
+            code.prefetch(pointer, builder.add(element, ahead))
         vector = builder.load(code.address(values_, at), align=UNALIGNED)
         code.store_first(code.squeeze(vector, mask), into_, to, kept)
         return context.get_dummy_value()
 
     i = types.int64
-    return types.void(values, i, i, into, i, i), codegen
+    return types.void(values, i, i, into, i, i, i), codegen
 
 
 @intrinsic
-def turn(typing, sums, first, stride, order, number, lanes, limits, outputs, out):
+def turn(typing, sums, first, stride, order, number, following, lanes, limits, outputs, out):
     """End as many samples as a vector has lanes, for as many outputs: sums lie by sample, outputs by neuron.
 
     The sums of the first sample begin at the element `first`, those of the next one `stride` further. They belong to
-    the outputs `order[number]` and those that follow it. The lanes begin at the element `out` of `outputs`.
+    the outputs `order[number]` and those that follow it; room for `order[following]` and so on is fetched meanwhile.
+    The lanes begin at the element `out` of `outputs`.
     """
 
     def codegen(context, builder, signature, arguments):
-        _, first, stride, _, number, lanes, limits_, _, out = arguments
+        _, first, stride, _, number, following, lanes, limits_, _, out = arguments
         code = VectorCode(context, builder, limits.dtype)
-        sums, order, outputs = code.arrays(signature, arguments, 0, 3, 7)
+        sums, order, outputs = code.arrays(signature, arguments, 0, 3, 8)
         outputs = builder.gep(outputs, [out])
         rows = []
         for sample in range(code.width):
             at = builder.add(first, builder.mul(stride, code.int64(sample)))
             rows += code.vectors(sums, at)
+        for r in range(code.width):
+            code.prefetch(outputs, builder.mul(code.number(order, builder.add(following, code.int64(r))), lanes))
         numbers = [code.number(order, builder.add(number, code.int64(r))) for r in range(code.width)]
         columns = zip(numbers, code.transposed(rows), strict=True)
         return code.store(
@@ -241,7 +247,7 @@ def turn(typing, sums, first, stride, order, number, lanes, limits, outputs, out
         )
 
     i = types.int64
-    return i(sums, i, i, order, i, i, limits, outputs, i), codegen
+    return i(sums, i, i, order, i, i, i, limits, outputs, i), codegen
 
 
 def pass_of(function: str) -> Any:

@@ -125,9 +125,9 @@ def _turned(sums, order, limits, outputs, t, lane):
     _, width, lanes = outputs.shape
     flags, out = 0, t * width * lanes + lane
     for n in range(0, width, vector):
-        n = min(n, width - vector)
+        n, following = min(n, width - vector), min(n + vector, width - vector)
         if n >= 0:
-            flags |= turn(sums, n, stride, order, n, lanes, limits, outputs, out)
+            flags |= turn(sums, n, stride, order, n, following, lanes, limits, outputs, out)
         else:
             for v in range(vector):
                 for place in range(width):
