@@ -244,6 +244,32 @@ def _groups(emitted: str) -> Callable[..., None]:
     return groups
 
 
+def _pack_groups(indptr, indices, data, order, group_indices, pieces, weights):
+    """Write the weights of all pieces, and where they are into the table; return how many there are."""
+    end = 0
+    for p in range(pieces.shape[0]):
+        size, first, edge, stop = pieces[p, 0], pieces[p, 1], pieces[p, 2], pieces[p, 3]
+        count = size * (stop - edge)
+        block = weights[end : end + count]
+        block[:] = 0
+        edges = 0
+        for r in range(size):
+            at = edge
+            for k in range(indptr[order[first + r]], indptr[order[first + r] + 1]):
+                while group_indices[at] != indices[k]:
+                    at += 1
+                block[(at - edge) * size + r] = data[k]
+                edges += 1
+        shared = size > 1 and count > size  # whether all inputs have the weights of the first one
+        for k in range(size, count):
+            if block[k] != block[k - size]:
+                shared = False
+                break
+        pieces[p, 4], pieces[p, 6], pieces[p, 7] = end, edges < count, 0 if shared else size
+        end += size if shared else count
+    return end
+
+
 @register_jitable
 def activated(total, limits):
     """Return what becomes of a sum before the smooth function, where there is one."""
@@ -287,3 +313,10 @@ def _function(name: str, value: np.dtype[Any], index: np.dtype[Any]) -> Callable
     }[name]
     outputs, alive = types.Array(element, 3, "C", aligned=False), types.Array(types.boolean, 2, "C")
     return compile_for(python(_EMITTED), *layer, floats, ENDS, *inputs, outputs, alive)
+
+
+def pack_groups(*arrays: Any) -> int:
+    """Pack the weights of `tile`; see `_pack_groups`."""
+    kinds = [readonly(from_dtype(array.dtype)) for array in arrays[:5]]
+    table, weights = types.Array(types.int64, 2, "C"), types.Array(types.float32, 1, "C")
+    return int(compile_for(_pack_groups, *kinds, table, weights, returns=types.int64)(*arrays))

@@ -37,21 +37,19 @@ class _Packed:
 
 
 def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
-    groups = groups_of(layer)
+    groups, w = groups_of(layer), layer.weights
     table = _pieces(groups)
-    weights = np.zeros(table[:, 0] @ (table[:, 3] - table[:, 2]), np.float32)
-    weights[_places(layer, groups, table)] = layer.weights.data
-    edges = np.add.reduceat(np.diff(layer.weights.indptr)[groups.order], table[:, 1], dtype=np.int64)
-    table[:, 6] = edges < table[:, 0] * (table[:, 3] - table[:, 2])
-    weights = _shared(weights, table)
+    weights = np.empty(table[:, 0] @ (table[:, 3] - table[:, 2]), np.float32)
     indices = short_indices(groups.indices, layer.inputs)
     order = groups.order.astype(np.int32)
+    packed = compiled.pack_groups(w.indptr, w.indices, w.data, order, indices, table, weights)
     run = compiled.function("groups", dtype, indices.dtype)
+    weights = weights[:packed].copy()
     return _Packed(table, order, indices, weights, layer.bias, layer.inputs, compiled.Ends.of(layer), run)
 
 
 def _pieces(groups: Groups) -> NDArray[np.int64]:
-    """Return the table of pieces, all but its last columns."""
+    """Return the table of pieces, but for what the weights say."""
     sizes = np.diff(groups.starts)
     outputs = np.array([size for n in sizes for size in PIECES[n]], np.int64)
     group = np.repeat(np.arange(len(sizes)), [len(PIECES[n]) for n in sizes])
@@ -60,42 +58,9 @@ def _pieces(groups: Groups) -> NDArray[np.int64]:
     table[1:, 1] = np.cumsum(outputs)[:-1]
     table[:, 2], table[:, 3] = groups.indptr[group], groups.indptr[group + 1]
     inputs = table[:, 3] - table[:, 2]
-    table[1:, 4] = np.cumsum(outputs * inputs)[:-1]
     # The next piece's inputs, as many as this piece has, and none beyond the end.
     table[:-1, 5] = np.minimum(table[1:, 2], len(groups.indices) - inputs[:-1]) - table[:-1, 2]
     return table
-
-
-def _places(layer: Layer, groups: Groups, table: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where each of the layer's edges stands among the packed weights."""
-    w = layer.weights
-    piece = np.empty(layer.outputs, np.int64)
-    rank = np.empty(layer.outputs, np.int64)  # of an output in its piece
-    piece[groups.order] = np.repeat(np.arange(len(table)), table[:, 0])
-    rank[groups.order] = np.arange(layer.outputs) - np.repeat(table[:, 1], table[:, 0])
-    group = np.searchsorted(groups.indptr, table[:, 2], side="right") - 1
-    edge_piece = np.repeat(piece, np.diff(w.indptr))
-    keys = np.repeat(np.arange(len(groups.indptr) - 1), np.diff(groups.indptr)) * layer.inputs + groups.indices
-    place = np.searchsorted(keys, group[edge_piece] * layer.inputs + w.indices) - table[edge_piece, 2]
-    return np.asarray(table[edge_piece, 4] + place * table[edge_piece, 0] + np.repeat(rank, np.diff(w.indptr)))
-
-
-def _shared(weights: NDArray[np.float32], table: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Keep the weights of one input where all inputs of a piece have the same ones; change the table accordingly.
-
-    Weights that are read again and again for every tile would fill the cache.
-    """
-    size, inputs = table[:, 0], table[:, 3] - table[:, 2]
-    piece = np.repeat(np.arange(len(table)), size * inputs)
-    place = np.arange(len(weights)) - table[piece, 4]
-    same = weights == weights[table[piece, 4] + place % size[piece]]
-    shared = np.ones(len(table), np.bool_)
-    shared[piece[~same]] = False
-    shared &= (inputs > 1) & (size > 1)
-    kept = place < np.where(shared, size, size * inputs)[piece]
-    table[:, 4] = np.concatenate([[0], np.cumsum(kept)])[table[:, 4]]
-    table[:, 7] = np.where(shared, 0, size)
-    return np.asarray(weights[kept])
 
 
 def _unpack(packed: _Packed) -> scipy.sparse.csc_array:
