@@ -26,7 +26,7 @@ from taskgraph_dnn.spare import SPARE
 
 #: Looking for samples to fold or to settle may take this part of the work that a partition would have without
 #: reductions, and this part of what was done since the last look.
-_OF_ALL, _OF_DONE = 0.02, 0.1
+_OF_ALL, _OF_DONE = 0.02, 0.02
 
 #: Moving samples pays if it saves as much in so many layers.
 _SOON = 2

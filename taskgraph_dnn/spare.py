@@ -48,6 +48,11 @@ class Spare:
         """Bytes that wait for somebody to need them."""
         return sum(raw.nbytes for raw in self._waiting)
 
+    @property
+    def lent_nbytes(self) -> int:
+        """Bytes that were borrowed and are neither given back nor left."""
+        return self._lent
+
     def borrow(self, shape: tuple[int, ...], dtype: Any) -> Values:
         """Return an uninitialised array that begins on a cache line, to be given back."""
         needed = prod(shape) * np.dtype(dtype).itemsize + ALIGNMENT

@@ -23,7 +23,7 @@ QUICK = {"rounds": 5, "seconds": 1e-5}
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch):
-    monkeypatch.setattr(timing, "_settle", lambda: None)
+    monkeypatch.setattr(timing, "rest", lambda: None)
 
 
 # Timing.
@@ -121,7 +121,7 @@ def test_a_process_at_rest_is_settled_at_once(monkeypatch):
     monkeypatch.setattr(timing.time, "sleep", slept.append)
     spent = iter([0.0, 0.005, 0.005, 0.01, 0.01, 0.01])  # busy, busy, at rest
     monkeypatch.setattr(timing.time, "process_time", lambda: next(spent))
-    timing._settle()
+    timing.rest()
     assert len(slept) == 3
 
 

@@ -387,6 +387,19 @@ def test_pushed_rows_may_be_strided_and_are_looked_at_again(rng):
         inference.compute()
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equal_weights_are_stored_once(dtype, rng):
+    """Of a group of outputs, and of a row that is pushed; an infinite input goes through all of its edges."""
+    weights = np.kron(rng.random((40, 3)) < 0.4, np.ones((1, 16))) * rng.uniform(0.5, 1.0, (40, 1))
+    equal = np.where(weights != 0, 0.25, 0)
+    rows = rng.random((33, 40)).astype(np.float32)
+    rows[7, 5] = np.inf
+    for kernel, w, stored in (("tile", equal, 48), ("push", weights, np.count_nonzero(weights) // 16)):
+        layer, chosen = tg.Layer(w, bias=-0.1), load_kernel(kernel)
+        assert chosen.pack(layer, np.dtype(dtype)).weights.size == stored
+        np.testing.assert_array_equal(run(kernel, layer, rows, dtype=dtype), run("csr", layer, rows, dtype=dtype))
+
+
 def test_ell_refuses_what_would_be_padding_only(rng):
     weights = scipy.sparse.csc_array(
         (np.ones(70_000), np.arange(70_000), np.r_[0, np.full(70_000, 70_000)]), (70_000,) * 2

@@ -172,7 +172,7 @@ def _passes(contender: Contender, seconds: float, clock: Callable[[], float]) ->
 def _measure(contender: Contender, passes: int, clock: Callable[[], float]) -> float:
     """Return the seconds of a pass."""
     with contender.around():
-        _settle()
+        rest()
         if passes > 1:
             contender.run(1)  # wakes its threads and fills the caches; of one pass they are a small part
         start = clock()
@@ -180,7 +180,7 @@ def _measure(contender: Contender, passes: int, clock: Callable[[], float]) -> f
         return (clock() - start) / passes
 
 
-def _settle(slice_seconds: float = 0.005, most_slices: int = 100) -> None:
+def rest(slice_seconds: float = 0.005, most_slices: int = 100) -> None:
     """Wait until this process rests.
 
     The threads of OpenMP and BLAS spin for up to 0.2 s after their work, on cores that the next contender needs.

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from taskgraph_dnn import challenge
-from taskgraph_dnn.benchmarks.timing import machine, ratios
+from taskgraph_dnn.benchmarks.timing import machine, ratios, rest
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.inference import infer
 from taskgraph_dnn.io.atomic import check_writable, write_text
@@ -118,6 +118,7 @@ def measure(network: Network, images: scipy.sparse.csr_array, rounds: int) -> di
     expected: Categories | None = None
     for _ in range(rounds):
         for name, run in runs.items():
+            rest()
             took, found = run()
             seconds[name].append(took)
             expected = found if expected is None else expected
