@@ -10,14 +10,17 @@ Data flows one way: files, Network, Plan, task graph, executor, Result. `docs/ar
 """
 
 from taskgraph_dnn.errors import (
+    ClusterError,
     DumpError,
     FileError,
     InputError,
+    JobError,
     KernelError,
     MissingDependencyError,
     NetworkError,
     PlanError,
     TaskgraphError,
+    UnprotectedSchedulerWarning,
 )
 from taskgraph_dnn.inference import Inference, infer
 from taskgraph_dnn.io import (
@@ -41,10 +44,12 @@ from taskgraph_dnn.result import Result
 from taskgraph_dnn.synthetic import digit_images, radixnet
 
 __all__ = [
+    "ClusterError",
     "DumpError",
     "FileError",
     "Inference",
     "InputError",
+    "JobError",
     "KernelError",
     "Layer",
     "MissingDependencyError",
@@ -54,6 +59,7 @@ __all__ = [
     "PlanError",
     "Result",
     "TaskgraphError",
+    "UnprotectedSchedulerWarning",
     "digit_images",
     "infer",
     "radixnet",

@@ -11,7 +11,7 @@ from typing import Any
 import dask.config
 import numpy as np
 import yaml
-from dask.utils import parse_bytes
+from dask.utils import parse_bytes, parse_timedelta
 
 from taskgraph_dnn.arguments import whole_number
 from taskgraph_dnn.errors import PlanError
@@ -35,6 +35,7 @@ class Settings:
         reductions: work to leave out: "exact", "dynamic", "none" or names, as a text or a list.
         partition_bytes: bytes of activations that one task may hold when partitions are sized automatically.
         packed_bytes: bytes of weights, as kernels want them, that a process keeps.
+        read_bytes: bytes of weights, as files hold them, that a process keeps of URLs; a quarter of it is read ahead.
     """
 
     partitions: int | str
@@ -45,6 +46,18 @@ class Settings:
     task_seconds: float
     partition_bytes: int
     packed_bytes: int
+    read_bytes: int
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """How runs on a cluster are looked after.
+
+    Attributes:
+        silence: a run has failed when no task began or ended for so many seconds; infinite where it never has.
+    """
+
+    silence: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +65,8 @@ class Job:
     """What the command line runs: options, with the configuration's `job` section where they are not given.
 
     Attributes:
-        network, images, truth: files; None where there is none.
+        network: a file, or the URL of one; None where there is none.
+        images, truth: files; None where there is none.
         neurons, layers, samples: of what is made, or to check or cut what is read; None where nobody said.
         bias: of every neuron, or None.
         seed: of what is made.
@@ -60,7 +74,7 @@ class Job:
         scheduler: where to run.
     """
 
-    network: Path | None
+    network: str | None
     neurons: int | None
     layers: int | None
     bias: float | None
@@ -90,7 +104,19 @@ def settings(**overrides: Any) -> Settings:
         task_seconds=_positive("task-seconds", values["task_seconds"], float),
         partition_bytes=_positive("partition-bytes", values["partition_bytes"], parse_bytes),
         packed_bytes=_positive("packed-bytes", values["packed_bytes"], parse_bytes),
+        read_bytes=_positive("read-bytes", values["read_bytes"], parse_bytes),
     )
+
+
+def cluster_settings() -> ClusterSettings:
+    """Return the configured settings of runs on a cluster.
+
+    Raises:
+        PlanError: the configuration holds a name that is no setting, or a value that none can have.
+    """
+    path = f"{_NAMESPACE}.cluster"
+    values = _section(path, _defaults()[_NAMESPACE]["cluster"])
+    return ClusterSettings(silence=_seconds(f"{path}.silence", values["silence"]))
 
 
 def make_job(**overrides: Any) -> Job:
@@ -105,7 +131,7 @@ def make_job(**overrides: Any) -> Job:
         return None if values[name] is None else convert(f"job.{name}", values[name], *arguments)
 
     return Job(
-        network=optional(_path, "network"),
+        network=optional(_place, "network"),
         neurons=optional(_whole, "neurons", 1),
         layers=optional(_whole, "layers", 1),
         bias=optional(_number, "bias"),
@@ -151,6 +177,11 @@ def _dtype(value: Any) -> str:
     return name
 
 
+def _place(name: str, value: Any) -> str:
+    """Return a path or a URL, which a `Path` cannot hold."""
+    return str(value) if isinstance(value, Path) else _text(name, value)
+
+
 def _path(name: str, value: Any) -> Path:
     return value if isinstance(value, Path) else Path(_text(name, value))
 
@@ -177,6 +208,17 @@ def _positive(name: str, value: Any, convert: Callable[[Any], Any]) -> Any:
     if not (number > 0 and math.isfinite(number)):
         raise PlanError(f"{name} is {value!r}, expected a number above 0")
     return number
+
+
+def _seconds(name: str, value: Any) -> float:
+    """Return a time in seconds; nothing and 0 stand for ever."""
+    try:
+        seconds = 0.0 if value is None else float(parse_timedelta(value))
+    except (TypeError, ValueError, LookupError, AttributeError):
+        seconds = -1.0
+    if not (seconds >= 0 and math.isfinite(seconds)):
+        raise PlanError(f"{name} is {value!r}, expected a time like 10 minutes or 30s, or null")
+    return seconds or math.inf
 
 
 @cache

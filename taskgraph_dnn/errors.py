@@ -29,6 +29,10 @@ class KernelError(TaskgraphError):
     """A kernel is unknown or cannot run here."""
 
 
+class ClusterError(TaskgraphError):
+    """A cluster cannot hold a run, or lost it: workers died, nobody got on with it, the scheduler is gone."""
+
+
 class DumpError(TaskgraphError):
     """A task graph cannot be written as asked."""
 
@@ -42,5 +46,13 @@ class MissingDependencyError(TaskgraphError):
         return cls(f"{purpose} needs {package}, which is not installed: pip install 'taskgraph-dnn[{extra}]'")
 
 
+class JobError(TaskgraphError):
+    """A job on a cluster is unknown, unfinished, failed or lost, or cannot get the name it was to have."""
+
+
 class AbandonedError(TaskgraphError):
     """A task ended early, because nobody waits for its run any more."""
+
+
+class UnprotectedSchedulerWarning(UserWarning):
+    """A scheduler was reached over a network without TLS."""

@@ -30,6 +30,7 @@ class TaskEvent:
         nbytes: bytes of the activations that the task returned.
         counts: layers x 3: after each layer, the samples that have a nonzero output, folded ones counted; the samples
             that are still carried, folded ones not counted; and the multiply-adds done.
+        hits, misses, read_nbytes, stall_seconds: what it took to get at the weights, as of `Weights`.
     """
 
     run: str
@@ -43,6 +44,10 @@ class TaskEvent:
     samples: int
     nbytes: int
     counts: NDArray[np.int64] = field(compare=False)
+    hits: int = 0
+    misses: int = 0
+    read_nbytes: int = 0
+    stall_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:

@@ -59,12 +59,28 @@ class InferencePartitions(_Partitions):
             inputs for each partition.
         plan: the `Plan`.
         places: as of `Reductions`.
+        workers: addresses of the workers that the plan was made for; none where nobody has an address.
         token: what the keys are named by; equal for equal networks, inputs and plans. It is not the expression's own
             token: that one changes when Dask's optimizer rewrites `inputs`, and the collection's keys must not.
         read_seconds, prepare_seconds: what came before the run, for the result; no part of the expression's name.
     """
 
-    _parameters = ["network", "inputs", "plan", "places", "token", "read_seconds", "prepare_seconds"]  # noqa: RUF012
+    _parameters = [  # noqa: RUF012
+        *("network", "inputs", "plan", "places", "workers"),
+        *("token", "read_seconds", "prepare_seconds"),
+    ]
+
+    def __dask_annotations__(self) -> dict[str, dict[Any, Any]]:
+        """Return where tasks are to run if they can: a lost or busy worker holds nobody up."""
+        if not self.workers:
+            return {}
+        plan, places = self.plan, {}
+        for partition in range(len(plan.partitions) + plan.merged):
+            for number, (_, stop) in enumerate(plan.spans):
+                worker = plan.worker(number, partition)
+                if worker is not None:
+                    places[self._span_key(stop, partition)] = [self.workers[worker]]
+        return {"workers": places, "allow_other_workers": dict.fromkeys(places, True)} if places else {}
 
     def __dask_keys__(self) -> list[Any]:
         partitions = len(self.plan.partitions) + self.plan.merged
@@ -163,6 +179,10 @@ class InferenceResult(Expr):  # type: ignore[misc]
     def __dask_tokenize__(self) -> str:
         token: str = tokenize(type(self).__name__, self.partitions)
         return token
+
+    def __dask_annotations__(self) -> dict[str, dict[Any, Any]]:
+        annotations: dict[str, dict[Any, Any]] = self.partitions.__dask_annotations__()
+        return annotations
 
     def __dask_keys__(self) -> list[Any]:
         return [self._name]

@@ -42,8 +42,8 @@ def infer(
             are then the batch partitions unless a number of partitions is given.
         partitions: number of batch partitions, or "auto".
         kernel: a kernel's name, or "auto" for the one that is expected to be the fastest for each layer.
-        strategy: "hybrid" (spans of layers of any partition on any worker) or "data" (a partition's whole chain in one
-            task).
+        strategy: "hybrid" (spans of layers of any partition on any worker), "data" (a partition's whole chain in one
+            task) or "pipeline" (each worker keeps its layers, and partitions flow through).
         dtype: of activations, sums and outputs: float32 or float64.
         reductions: work to leave out: "exact" (all that leave the answer as it is), "dynamic" (those among them that
             leave every bit as it is), "none", or names of reductions; see docs/reductions.md.
@@ -62,22 +62,24 @@ def infer(
         raise InputError(f"network is a {type(network).__name__}, expected a Network")
     chosen = settings(partitions=partitions, kernel=kernel, strategy=strategy, dtype=dtype, reductions=reductions)
     reduced = choose_reductions(network, chosen_reductions(chosen.reductions), chosen.dtype)
-    threads = executors.thread_count()
+    threads, workers = executors.thread_count(), executors.worker_addresses()
     inputs: Any
     if is_dask_collection(samples):
         array = _row_chunks(samples, network, chosen)
         bounds = tuple(pairwise(accumulate(array.chunks[0], initial=0)))
-        plan = make_plan(reduced, len(array), chosen, threads=threads, partitions=bounds)
+        plan = make_plan(reduced, len(array), chosen, threads=threads, workers=len(workers) or None, partitions=bounds)
         inputs = array_expr(array)
     else:
         inputs = checked_rows(samples, network.inputs)
-        plan = make_plan(reduced, inputs.shape[0], chosen, threads=threads, density=density(inputs))
+        plan = make_plan(
+            reduced, inputs.shape[0], chosen, threads=threads, workers=len(workers) or None, density=density(inputs)
+        )
     read_seconds = network.read_seconds + getattr(samples, "read_seconds", 0.0)
     source = reduced.network if reduced.network.source is None else reduced.network.source
     token = tokenize(network.digest, inputs, plan, ensure_deterministic=True)
     prepare_seconds = time.perf_counter() - started
     timing = read_seconds, prepare_seconds
-    return Inference(InferencePartitions(source, inputs, plan, reduced.places, token, *timing))
+    return Inference(InferencePartitions(source, inputs, plan, reduced.places, workers, token, *timing))
 
 
 def _row_chunks(array: Any, network: Network, chosen: Settings) -> Any:
@@ -119,14 +121,22 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
         return token
 
     def compute(self, **kwargs: Any) -> Result:
-        """Run it and return the `Result`: on this process's threads, or on the cluster of the active client."""
-        with executors.sending_data(), awaited(self.token):
-            result: Result = super().compute(**kwargs)
+        """Run it and return the `Result`: on this process's threads, or on the cluster of the active client.
+
+        Raises:
+            ClusterError: a worker has too little memory for the plan, or the cluster failed or made no progress.
+        """
+        with executors.submission(self.plan, kwargs.get("scheduler")) as scheduler, awaited(self.token):
+            result: Result = super().compute(**kwargs | {"scheduler": scheduler})
         return result
 
     def persist(self, **kwargs: Any) -> "Inference":
-        """Run it, keep the finished partitions in memory, here or on the cluster, and return that inference."""
-        with executors.sending_data(), awaited(self.token):
+        """Run it, keep the finished partitions in memory, here or on the cluster, and return that inference.
+
+        Raises:
+            ClusterError: a worker has too little memory for the plan.
+        """
+        with executors.submission(self.plan, kwargs.get("scheduler")), awaited(self.token):
             persisted: Inference = super().persist(**kwargs)
         return persisted
 

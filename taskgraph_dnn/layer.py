@@ -11,6 +11,7 @@ order in which every kernel reads them. (The transpose of that matrix, outputs x
 import hashlib
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 from taskgraph_dnn.activation_functions import checked_activation
 from taskgraph_dnn.errors import NetworkError
 from taskgraph_dnn.matrices import first_not_finite, float32_matrix, real_matrix
+from taskgraph_dnn.meter import METER
 
 _Fact = TypeVar("_Fact")
 
@@ -192,12 +194,20 @@ class Layer:
     def _loaded(self) -> Arrays:
         arrays = self._arrays
         if arrays is None:
+            started = time.perf_counter()
             with self.packing:
                 arrays = self._arrays
                 if arrays is None:
                     assert self._stored is not None
                     arrays = self.__dict__["_arrays"] = _read_only(*self._stored.load())
+                    METER.nbytes += self.nbytes
+            METER.stall_seconds += time.perf_counter() - started
         return arrays
+
+    @property
+    def stored(self) -> bool:
+        """Whether the arrays are loaded when they are used."""
+        return self._stored is not None
 
     def read_ahead(self) -> None:
         """Ask the system to read a stored layer, because it is used soon; does nothing for a layer in memory."""

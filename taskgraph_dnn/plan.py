@@ -20,6 +20,7 @@ from taskgraph_dnn.machine import last_cache
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.reductions.choice import Reductions, choose_reductions
 from taskgraph_dnn.reductions.names import DYNAMIC, chosen_reductions
+from taskgraph_dnn.strategies import STRATEGIES, Strategy
 
 #: Lanes of a tile, of which a plan takes those that are expected to be the faster: every edge is decoded once for all
 #: lanes, but a wider tile needs more of the caches.
@@ -30,15 +31,9 @@ _LANES = (32, 16)
 #: costs next to nothing, too.
 _MOST_TILES, _BLOCK_NBYTES = 8, 2**20
 
-#: Where samples may be dropped, the first span is to last so many times as long as others do.
-_FIRST = 10
-
 #: A partition leaves its last samples to a merged one if they fill no more than this part of a tile; so many partitions
 #: share a merged one, or fewer where their tiles are more than a task may hold.
 _FEW, _MERGED = 1 / 4, 64
-
-#: Each worker thread gets at least this many partitions, so that one slow partition does not leave the others idle.
-_PARTITIONS_PER_THREAD = 2
 
 #: More tasks than this no Dask scheduler can hold.
 MOST_PARTITIONS = 1_000_000
@@ -83,6 +78,7 @@ class Plan:
         tiles_at_once: tiles that go through all layers of a span before the next ones begin.
         dtype: of the activations, and of the sums: float32 or float64.
         threads: worker threads that the plan was made for.
+        workers: worker processes; all threads, where they are of one process.
         longest_task_seconds: what the longest task is expected to take.
         largest_task_nbytes: the most bytes of dense activations that a task needs: what it was given, what it returns,
             and between them the inputs and outputs of one layer for a few tiles.
@@ -101,6 +97,7 @@ class Plan:
     tiles_at_once: int
     dtype: str
     threads: int
+    workers: int
     longest_task_seconds: float
     largest_task_nbytes: int
 
@@ -134,6 +131,15 @@ class Plan:
         """Those reductions in use that tasks apply to activations."""
         return tuple(name for name in self.reductions if name in DYNAMIC)
 
+    def worker(self, span: int, partition: int) -> int | None:
+        """Return the number of the worker that is to compute a span of a partition if it can; None if any will do.
+
+        Merged partitions, numbered behind the others, take part like these.
+        """
+        numbers = {"span": (span, len(self.spans)), "partition": (partition, len(self.partitions) + self.merged)}
+        number, count = numbers.get(STRATEGIES[self.strategy].stays, (0, 0))
+        return number * self.workers // count if count else None
+
     def members(self, merged: int) -> range:
         """Return the partitions that leave their last samples to a merged one, which is numbered from 0."""
         return range(*even_ranges(len(self.partitions), self.merged)[merged])
@@ -152,6 +158,7 @@ def make_plan(
     settings: Settings,
     *,
     threads: int,
+    workers: int | None = None,
     partitions: Sequence[tuple[int, int]] | None = None,
     density: float = 1.0,
 ) -> Plan:
@@ -162,6 +169,7 @@ def make_plan(
         samples: samples in the batch.
         settings: how to plan.
         threads: worker threads that will run it.
+        workers: the processes that they belong to; None where it is one, whose threads then count as workers.
         partitions: (first, stop) samples of each partition where the input fixes them.
         density: which part of the input is not zero.
 
@@ -170,7 +178,8 @@ def make_plan(
         KernelError: the kernel is unknown.
         MissingDependencyError: the kernel needs a package that is not installed.
     """
-    if settings.strategy not in STRATEGIES:
+    strategy = STRATEGIES.get(settings.strategy)
+    if strategy is None:
         raise PlanError(f"unknown strategy {settings.strategy!r}, expected one of {', '.join(STRATEGIES)}")
     if isinstance(network, Network):
         network = choose_reductions(network, chosen_reductions(settings.reductions), settings.dtype)
@@ -185,11 +194,11 @@ def make_plan(
     width = _Width.of(network, lanes, settings, rows=chosen[0][0].reads_rows)
     tiles = _tiles_at_once(width, threads)
     if partitions is None:
-        partitions = _cut(samples, lanes, width, settings, threads)
+        partitions = _cut(samples, lanes, width, settings, strategy, threads)
     largest = max((stop - first for first, stop in partitions), default=0)
     costs = _costs(network, chosen, largest, lanes, settings, density)
     growing = any(name in DYNAMIC for name in reductions.used)
-    spans = STRATEGIES[settings.strategy]([c.seconds for c in costs], settings, growing)
+    spans = strategy.spans([c.seconds for c in costs], settings.task_seconds, growing, workers or threads)
     used, notes, merged = _merging(reductions, len(partitions), len(spans), settings.partition_bytes // width.widest)
     passing = min(1.0, tiles * lanes / largest) if largest else 0.0
     return Plan(
@@ -206,6 +215,7 @@ def make_plan(
         tiles_at_once=tiles,
         dtype=settings.dtype,
         threads=threads,
+        workers=workers or threads,
         longest_task_seconds=max(sum(c.seconds for c in costs[first:stop]) for first, stop in spans),
         largest_task_nbytes=max(
             _span_nbytes(costs[first:stop], passing, pools=growing, last=stop == len(costs)) for first, stop in spans
@@ -287,14 +297,16 @@ def _tiles_at_once(width: _Width, threads: int) -> int:
     return max(1, min(max(_MOST_TILES, _BLOCK_NBYTES // width.passing), share // width.passing))
 
 
-def _cut(samples: int, lanes: int, width: _Width, settings: Settings, threads: int) -> tuple[tuple[int, int], ...]:
+def _cut(
+    samples: int, lanes: int, width: _Width, settings: Settings, strategy: Strategy, threads: int
+) -> tuple[tuple[int, int], ...]:
     if isinstance(settings.partitions, int):
         return even_ranges(samples, settings.partitions)
     tiles = -(-samples // lanes)
     # What a task was given, and what it returns; and two buffers for the tiles that pass through, or for all of them.
     passing = min(_tiles_at_once(width, threads), settings.partition_bytes // (4 * width.widest))
     fitting = max(1, settings.partition_bytes // (2 * width.widest) - passing)
-    count = max(-(-tiles // fitting), min(_PARTITIONS_PER_THREAD * threads, tiles))
+    count = max(-(-tiles // fitting), min(strategy.partitions_per_thread * threads, tiles))
     # Whole tiles, so that no partition but the last computes padding.
     return tuple((first * lanes, min(stop * lanes, samples)) for first, stop in even_ranges(tiles, count))
 
@@ -310,34 +322,6 @@ def even_ranges(total: int, parts: int) -> tuple[tuple[int, int], ...]:
         raise PlanError(f"{parts:,} partitions, expected at most {MOST_PARTITIONS:,}: ask for fewer, or larger ones")
     edges = [total * part // parts for part in range(parts + 1)] if parts else []
     return tuple(pairwise(edges))
-
-
-def _hybrid_spans(seconds: Sequence[float], settings: Settings, growing: bool) -> tuple[tuple[int, int], ...]:
-    """Group layers until a task lasts `task_seconds`, so that scheduling stays small beside it.
-
-    Where samples may be dropped on the way, what is left of a partition is best handed on late, and later tasks may
-    have next to nothing to do: the first span lasts longer, and each may last twice as long as the one before.
-    """
-    edges, running, lasting = [0], 0.0, settings.task_seconds * (_FIRST if growing else 1)
-    for layer, layer_seconds in enumerate(seconds):
-        if running >= lasting:
-            edges.append(layer)
-            running = 0.0
-            lasting *= 2 if growing else 1
-        running += layer_seconds
-    if running < lasting / 2 and len(edges) > 1:
-        edges.pop()  # what is left is too little for a task of its own
-    return tuple(pairwise([*edges, len(seconds)]))
-
-
-def _data_spans(seconds: Sequence[float], settings: Settings, growing: bool) -> tuple[tuple[int, int], ...]:  # noqa: ARG001
-    """All layers of a partition in one task: its activations never leave the worker."""
-    return ((0, len(seconds)),)
-
-
-#: hybrid: model and data parallelism in one graph (Lin and Huang, HPEC 2020), any ready span of any partition on any
-#: free worker. data: each partition's whole chain on one worker (Bisson and Fatica, HPEC 2019).
-STRATEGIES = {"hybrid": _hybrid_spans, "data": _data_spans}
 
 
 def _table(plan: Plan) -> str:
@@ -356,7 +340,7 @@ def _table(plan: Plan) -> str:
     passing = f"{plan.tiles_at_once:,} {'tile' if plan.tiles_at_once == 1 else 'tiles'} at once"
     return "\n".join(
         [
-            f"strategy    {plan.strategy}, for {plan.threads} threads",
+            f"strategy    {plan.strategy}, for {plan.threads} threads{_of_workers(plan)}",
             f"partitions  {len(plan.partitions):,} of up to {largest:,} samples, in tiles of {plan.lanes} {plan.dtype}",
             f"spans       {len(plan.spans):,} of up to {longest:,} layers, {passing}",
             f"graph       {plan.nodes:,} logical nodes (layer x partition) in {plan.tasks:,} tasks",
@@ -366,6 +350,10 @@ def _table(plan: Plan) -> str:
             *(_line(row, widths) for row in rows),
         ]
     )
+
+
+def _of_workers(plan: Plan) -> str:
+    return f" of {plan.workers} workers" if plan.workers != plan.threads else ""
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

@@ -4,10 +4,12 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from dask.utils import format_bytes
 from rich.table import Table
 from rich.text import Text
 
 from taskgraph_dnn.checks import Check
+from taskgraph_dnn.meter import Weights
 from taskgraph_dnn.result import Result
 
 
@@ -27,11 +29,18 @@ def result_table(result: Result) -> Table:
     table.add_row("read", f"{seconds.read:.3f} s")
     table.add_row("prepare", f"{seconds.prepare:.3f} s")
     table.add_row("infer", f"{seconds.infer:.3f} s")
+    if result.weights.nbytes:
+        table.add_row("weights", _weights(result.weights))
     table.add_row("rate", f"{result.edges_per_second:.3g} edges/s (samples x edges / infer seconds)")
     if result.edges:
         share = f"{result.multiply_adds:,} of {result.edges:,} ({result.multiply_adds / result.edges:.2%})"
         table.add_row("multiply-adds", f"{share} were done, the others left out")
     return table
+
+
+def _weights(weights: Weights) -> str:
+    loaded = f"{format_bytes(weights.nbytes)} loaded in {weights.stall_seconds:.3f} s"
+    return f"{loaded}; packed {weights.misses:,} times, found packed {weights.hits:,} times"
 
 
 def layers_table(result: Result) -> Table:
@@ -71,6 +80,7 @@ def result_dict(result: Result, checks: list[Check]) -> dict[str, Any]:
         "prepare_seconds": result.seconds.prepare,
         "infer_seconds": result.seconds.infer,
         "edges_per_second": result.edges_per_second,
+        "weights": result.weights._asdict(),
         "categories": result.categories.tolist(),
         "layer_counts": [asdict(layer) for layer in result.layers],
         "verified": all(check.passed for check in checks) if checks else None,

@@ -10,6 +10,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.events import TaskEvent
+from taskgraph_dnn.meter import Weights
 from taskgraph_dnn.plan import Plan
 from taskgraph_dnn.spans import Finished
 
@@ -107,6 +108,16 @@ class Result:
     def multiply_adds(self) -> int:
         """Multiply-adds that were done: fewer than `edges` where reductions left some out."""
         return sum(event.multiply_adds for event in self.events)
+
+    @property
+    def weights(self) -> Weights:
+        """What it took all tasks to get at weights."""
+        return Weights(
+            hits=sum(event.hits for event in self.events),
+            misses=sum(event.misses for event in self.events),
+            nbytes=sum(event.read_nbytes for event in self.events),
+            stall_seconds=sum(event.stall_seconds for event in self.events),
+        )
 
     @cached_property
     def layers(self) -> tuple[LayerCounts, ...]:

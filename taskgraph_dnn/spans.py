@@ -19,6 +19,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Activations, Values, fill_tiles, to_csr
+from taskgraph_dnn.config import settings
 from taskgraph_dnn.errors import AbandonedError
 from taskgraph_dnn.events import TaskEvent, publish
 from taskgraph_dnn.flow import Block, Budget, Flow, Numbers, Pool, Span
@@ -26,13 +27,11 @@ from taskgraph_dnn.inputs import row_slice
 from taskgraph_dnn.kernels import load_kernel
 from taskgraph_dnn.kernels.packing import packed_layer
 from taskgraph_dnn.matrices import sparse_nbytes
+from taskgraph_dnn.meter import METER
 from taskgraph_dnn.network import Network, NetworkSource
 from taskgraph_dnn.pools import one_thread_each
 from taskgraph_dnn.reductions.certificates import certify, nothing_proved
 from taskgraph_dnn.spare import SPARE
-
-#: Weights that are read ahead.
-_AHEAD_NBYTES = 2**26
 
 _EVENT_NBYTES = 200  # about, of one event
 
@@ -163,16 +162,42 @@ def _given(before: Any, network: Network, span: Span) -> _Given:
     )
 
 
+class _ReadAhead:
+    """Has the weights of the next layers read while one is computed, beyond the span too: of the next span's."""
+
+    def __init__(self, network: Network, first: int) -> None:
+        self.network = network
+        self.reached = first - 1  # the last layer that a block has come to
+        self.asked = first  # the first layer behind it that nobody was asked to read
+        self.nbytes = 0  # of the layers between these two
+        self.most = settings().read_bytes // 4
+
+    def reach(self, layer: int) -> None:
+        """Say that `layer` is computed next."""
+        if layer <= self.reached:
+            return
+        for passed in range(self.reached + 1, min(layer + 1, self.asked)):
+            self.nbytes -= self.network[passed].nbytes
+        self.reached, self.asked = layer, max(self.asked, layer + 1)
+        while self.asked < len(self.network) and self.nbytes < self.most:
+            following = self.network[self.asked]
+            if not following.packed:
+                following.read_ahead()
+            self.nbytes += following.nbytes
+            self.asked += 1
+
+
 class _Task:
     """A span of one partition, and what it takes."""
 
     def __init__(self, network: Network, span: Span, opening_seconds: float) -> None:
         self.network, self.span, self.dtype = network, span, np.dtype(span.dtype)
         self.prepare_seconds = opening_seconds
+        self.weights = METER.reading()
         self.proved = certify(network) if span.reductions else nothing_proved(len(network))
         self.kernels = [load_kernel(name) for name in span.kernels]
         self.counts = np.zeros((span.stop - span.first, 3), np.int64)
-        self.ahead = span.first  # the first layer that nobody has asked the system to read
+        self.ahead = _ReadAhead(network, span.first)
 
     def progress(self, given: _Given) -> Progressed:
         """Return what is left after the span."""
@@ -202,6 +227,7 @@ class _Task:
     def event(self, start: float, samples: int, after: Progressed | Finished) -> TaskEvent:
         """Return the event of the task, which ends now."""
         nbytes = after.activations.nbytes if isinstance(after, Progressed) else sparse_nbytes(after.outputs)
+        weights = METER.since(self.weights)
         return TaskEvent(
             run=self.span.run,
             partition=self.span.partition,
@@ -214,6 +240,10 @@ class _Task:
             samples=samples,
             nbytes=nbytes,
             counts=self.counts,
+            hits=weights.hits,
+            misses=weights.misses,
+            read_nbytes=weights.nbytes,
+            stall_seconds=weights.stall_seconds,
         )
 
     def _flow(self, given: _Given, arrived: Any) -> Flow:
@@ -229,21 +259,10 @@ class _Task:
             raise AbandonedError(f"the run was given up before layer {layer + 1} of partition {self.span.partition}")
         kernel = self.kernels[layer - self.span.first]
         started = time.perf_counter()
-        if layer >= self.ahead:
-            self._read_ahead(layer)
+        self.ahead.reach(layer)
         packed = packed_layer(self.network[layer], kernel, self.dtype)
         self.prepare_seconds += time.perf_counter() - started
         kernel.run(packed, inputs, outputs, alive)
-
-    def _read_ahead(self, layer: int) -> None:
-        """Let the system read the next layers' weights while this one is computed, beyond the span too."""
-        self.ahead, nbytes = layer + 1, 0
-        while self.ahead < len(self.network) and nbytes < _AHEAD_NBYTES:
-            following = self.network[self.ahead]
-            if not following.packed:
-                following.read_ahead()
-            nbytes += following.nbytes
-            self.ahead += 1
 
     def _blocks(self, given: _Given) -> Iterator[Block]:
         span = self.span

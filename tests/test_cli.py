@@ -261,7 +261,7 @@ def test_wrong_configurations(tmp_path, text, message):
     ("arguments", "message"),
     [
         (["run", "--kernel", "cuda"], "unknown kernel 'cuda', expected one of auto, tile, ell, csr"),
-        (["run", "--strategy", "zigzag"], "unknown strategy 'zigzag', expected one of hybrid, data"),
+        (["run", "--strategy", "zigzag"], "unknown strategy 'zigzag', expected one of hybrid, data, pipeline"),
         (["run", "--reductions", "all"], "unknown reduction 'all', expected exact, dynamic, none, or names among"),
         (["plan", "--reductions", "dead-samples,x"], "unknown reduction 'x', expected exact, dynamic, none, or names"),
         (["run", "--partitions", "0"], "partitions is '0', expected a whole number of at least 1"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from contextlib import contextmanager
 
 import dask.array as da
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import scipy.sparse
 from dask.sizeof import sizeof
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, SchedulerPlugin, wait
 
 import taskgraph_dnn as tg
 from taskgraph_dnn import executors
@@ -52,7 +53,7 @@ def expected(network, rows):
     return tg.infer(network, rows).compute(scheduler="synchronous").outputs
 
 
-@pytest.mark.parametrize("strategy", ["hybrid", "data"])
+@pytest.mark.parametrize("strategy", ["hybrid", "data", "pipeline"])
 @pytest.mark.parametrize("kernel", ["auto", "csr", "scipy"])
 def test_bits_are_those_of_the_threads(client, network, rows, strategy, kernel):
     local = tg.infer(network, rows, partitions=4, kernel=kernel).compute(scheduler="synchronous")
@@ -61,6 +62,55 @@ def test_bits_are_those_of_the_threads(client, network, rows, strategy, kernel):
     workers = {event.worker for event in result.events}
     if len(client.scheduler_info()["workers"]) == 2:
         assert not any(f"-{os.getpid()}-" in worker for worker in workers)
+
+
+@pytest.mark.parametrize(
+    "finished", [tg.Inference.compute, lambda inference: wait(inference.persist())], ids=["compute", "persist"]
+)
+@pytest.mark.parametrize("strategy", ["data", "pipeline"])
+def test_tasks_prefer_their_workers(address, network, rows, strategy, finished):
+    with Client(address) as client:
+        inference = tg.infer(network, rows, strategy=strategy, partitions=6, reductions="none")
+        workers, plan = executors.worker_addresses(), inference.plan
+        assert (len(workers), plan.workers) == (2, 2)
+        expected = {
+            (f"layers-{inference.token}", stop, p): {workers[plan.worker(number, p)]}
+            for number, (_, stop) in enumerate(plan.spans)
+            for p in range(6)
+        }
+        with _restrictions(client) as seen:
+            finished(inference)
+            found = seen()
+        assert found == {key: (where, True) for key, where in expected.items()}
+
+
+@contextmanager
+def _restrictions(client):
+    """Watch which workers tasks are to run on, and whether others will do, while a graph is submitted."""
+
+    class Watch(SchedulerPlugin):
+        name = "watch"
+
+        def start(self, scheduler):
+            self.scheduler, self.seen = scheduler, {}
+
+        def update_graph(self, scheduler, *, tasks, **_):
+            states = [scheduler.tasks[key] for key in tasks]
+            self.seen |= {ts.key: (ts.worker_restrictions, ts.loose_restrictions) for ts in states}
+
+    def seen(dask_scheduler):
+        return dask_scheduler.plugins["watch"].seen
+
+    client.register_plugin(Watch())
+    yield lambda: {key: found for key, found in client.run_on_scheduler(seen).items() if found[0]}
+    client.unregister_scheduler_plugin("watch")
+
+
+def test_workers_that_are_gone_hold_nobody_up(client, network, rows, expected):
+    inference = tg.infer(network, rows, strategy="pipeline", partitions=4)
+    gone = ("tcp://127.0.0.1:1",) * inference.plan.workers
+    elsewhere = tg.Inference(inference.expr.substitute_parameters({"workers": gone}))
+    assert equal(elsewhere.compute().outputs, expected)
 
 
 def test_a_packed_network_is_read_by_the_workers(client, network, rows, expected, tmp_path):

@@ -49,6 +49,7 @@ def test_the_environment_is_read(monkeypatch):
         ("task-seconds", 0, "task-seconds is 0, expected a number above 0"),
         ("partition-bytes", "a lot", "partition-bytes is 'a lot'"),
         ("packed-bytes", "a lot", "packed-bytes is 'a lot'"),
+        ("read-bytes", 0, "read-bytes is 0, expected a number above 0"),
         ("partition-bytes", float("nan"), "partition-bytes is nan"),
     ],
 )
@@ -109,4 +110,4 @@ def test_jobs_take_text_for_numbers():
     with dask.config.set({"taskgraph-dnn.job": {"samples": "12", "bias": "-0.5", "network": "a/b"}}):
         made = make_job(seed=3)
     assert (made.samples, made.bias, made.seed) == (12, -0.5, 3)
-    assert made.network.name == "b"
+    assert made.network == "a/b"

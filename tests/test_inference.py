@@ -65,7 +65,7 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("strategy", ["hybrid", "data"])
+@pytest.mark.parametrize("strategy", ["hybrid", "data", "pipeline"])
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
 @pytest.mark.parametrize("partitions", [1, 3, 16, "auto"])
 def test_against_the_oracle(network, rows, kernel, strategy, scheduler, partitions):
@@ -109,7 +109,7 @@ def test_a_samples_bits_do_not_depend_on_the_tiles(network, rows, kernel):
     expected = inference.compute().outputs
     for lanes, tiles_at_once in itertools.product((16, 32), (1, 2, 100)):
         plan = replace(inference.plan, lanes=lanes, tiles_at_once=tiles_at_once)
-        cut = InferencePartitions(network, inference.expr.inputs, plan, None, f"{lanes} {tiles_at_once}", 0, 0)
+        cut = InferencePartitions(network, inference.expr.inputs, plan, None, (), f"{lanes} {tiles_at_once}", 0, 0)
         assert equal(Inference(cut).compute().outputs, expected)
 
 
@@ -400,7 +400,7 @@ def test_settings_come_from_dasks_configuration(network, rows):
     ("options", "error", "message"),
     [
         ({"kernel": "cuda"}, KernelError, "unknown kernel 'cuda', expected one of auto, tile, ell, csr"),
-        ({"strategy": "zigzag"}, PlanError, "unknown strategy 'zigzag', expected one of hybrid, data"),
+        ({"strategy": "zigzag"}, PlanError, "unknown strategy 'zigzag', expected one of hybrid, data, pipeline"),
         ({"partitions": 0}, PlanError, "partitions is 0, expected a whole number of at least 1"),
         ({"partitions": -1}, PlanError, "partitions is -1"),
         ({"partitions": "some"}, PlanError, "partitions is 'some'"),

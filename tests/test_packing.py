@@ -91,3 +91,65 @@ def test_results_are_right_where_everything_is_dropped_all_the_time(rng, kernel)
     assert (result.outputs != expected).nnz == 0
     packed = [name for layer in twin for name in layer.packed]
     assert len(packed) == (8 if kernel == "scipy" else 1)  # scipy takes the layer as it is, which needs no room
+
+
+def test_old_networks_give_way_to_new_ones(rng):
+    """In a process that runs one network after the other nothing grows, whether they are files or in memory."""
+    rows = rng.random((20, 25), dtype=np.float32)
+    room = 5 * 2500
+    with dask.config.set({"taskgraph-dnn.packed-bytes": room}):
+        networks = []
+        for number in range(30):
+            network = tg.Network([random_layer(rng, 25, 25, bias=float(number)) for _ in range(3)])
+            tg.infer(network, rows, kernel="dense", reductions="none").compute(scheduler="synchronous")
+            networks.append(network)  # somebody may still hold them
+            assert 3 * 2500 <= packing._nbytes <= room
+        assert [sum(bool(layer.packed) for layer in network) for network in networks] == [0] * 28 + [2, 3]
+    networks.clear()
+    del network
+    gc.collect()
+    assert (packing._nbytes, len(packing._kept)) == (0, 0)
+
+
+def test_files_that_are_run_one_after_the_other_leave_only_what_there_is_room_for(rng, tmp_path):
+    rows, room = rng.random((20, 25), dtype=np.float32), 20_000
+    with dask.config.set({"taskgraph-dnn.packed-bytes": room}):
+        for number in range(30):
+            path = tmp_path / f"{number}.safetensors"
+            tg.write_packed(tg.Network([random_layer(rng, 25, 25, bias=float(number)) for _ in range(3)]), path)
+            source = tg.read_packed(path).source
+            tg.infer(source.open(), rows, kernel="dense", reductions="none").compute(scheduler="synchronous")
+            assert 3 * 2500 <= packing._nbytes <= room
+
+
+def test_a_stored_layer_that_a_kernel_works_on_itself_is_counted_and_released(rng, tmp_path):
+    made = tg.Network([random_layer(rng, 25, 25) for _ in range(4)])
+    tg.write_packed(made, tmp_path / "net.safetensors")
+    network = tg.read_packed(tmp_path / "net.safetensors")
+    rows = rng.random((20, 25), dtype=np.float32)
+    with dask.config.set({"taskgraph-dnn.packed-bytes": 2 * max(layer.nbytes for layer in network)}):
+        result = tg.infer(network, rows, kernel="scipy", reductions="none").compute(scheduler="synchronous")
+    expected = tg.infer(made, rows, kernel="scipy", reductions="none").compute(scheduler="synchronous")
+    assert (result.outputs != expected.outputs).nnz == 0
+    assert [bool(layer.packed) for layer in network] == [False, False, True, True]
+    assert [layer._arrays is not None for layer in network] == [False, False, True, True]
+    assert packing._nbytes == network[2].nbytes + network[3].nbytes
+
+
+def test_what_getting_at_weights_took_is_counted(rng, tmp_path):
+    tg.write_packed(tg.Network([random_layer(rng, 25, 25) for _ in range(4)]), tmp_path / "net.safetensors")
+    network = tg.read_packed(tmp_path / "net.safetensors")
+    rows = rng.random((20, 25), dtype=np.float32)
+
+    def run():
+        inference = tg.infer(network, rows, kernel="csr", reductions="none", partitions=1)
+        return inference.compute(scheduler="synchronous").weights
+
+    first, second = run(), run()
+    assert first[:3] == (0, 4, network.nbytes)
+    assert first.stall_seconds > 0
+    assert second == (4, 0, 0, 0.0)
+    with dask.config.set({"taskgraph-dnn.packed-bytes": "1 B"}):
+        (random, _) = layers(rng, 2)
+        packed_layer(random, DENSE, FLOAT32)  # the others have to go
+    assert run()[:3] == (0, 4, network.nbytes)

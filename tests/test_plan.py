@@ -121,7 +121,7 @@ def peak_nbytes(inference):
     return peak
 
 
-@pytest.mark.parametrize("strategy", ["hybrid", "data"])
+@pytest.mark.parametrize("strategy", ["hybrid", "data", "pipeline"])
 def test_what_a_partition_leaves_keeps_no_more_in_memory(strategy):
     """Seven partitions of eight die at once: what is kept until the merged one goes on is not their blocks."""
     network = tg.Network([tg.Layer(np.eye(1000), bias=-0.0625)] * 6)
@@ -173,7 +173,7 @@ def test_data_keeps_a_partition_in_one_task(network):
 
 
 def test_unknown_names_are_refused_with_the_valid_ones(network):
-    with pytest.raises(PlanError, match="unknown strategy 'zigzag', expected one of hybrid, data"):
+    with pytest.raises(PlanError, match="unknown strategy 'zigzag', expected one of hybrid, data, pipeline"):
         planned(network, 10, strategy="zigzag")
     with pytest.raises(KernelError, match="unknown kernel 'cuda', expected one of auto, tile, ell, csr"):
         planned(network, 10, kernel="cuda")

@@ -97,7 +97,7 @@ def run(network, rows, reductions, *, lanes=None, tiles_at_once=None, scheduler=
     plan = inference.plan
     if lanes is not None:
         plan = replace(plan, lanes=lanes, tiles_at_once=tiles_at_once, few=plan.few and lanes // 4)
-        expr = InferencePartitions(network, inference.expr.inputs, plan, None, str((lanes, tiles_at_once)), 0, 0)
+        expr = InferencePartitions(network, inference.expr.inputs, plan, None, (), str((lanes, tiles_at_once)), 0, 0)
         inference = Inference(expr)
     return inference.compute(scheduler=scheduler)
 

@@ -62,7 +62,7 @@ def _layers(job: Job) -> tuple[Iterable[Layer], int, int]:
 
 
 @click.command()
-@click.argument("source", type=_PATH)
+@click.argument("source")
 @click.argument("target", type=_PATH)
 @click.option("--neurons", type=int, help="Neurons a layer, to check a file.")
 @click.option("--layers", type=int, help="Layers to take; default: all.")
@@ -73,7 +73,7 @@ def _layers(job: Job) -> tuple[Iterable[Layer], int, int]:
 @click.option("--cap", type=float, help="Upper bound of activations; default: the challenge's, none for MatrixMarket.")
 @click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
 def convert(
-    source: Path,
+    source: str,
     target: Path,
     neurons: int | None,
     layers: int | None,
@@ -82,7 +82,7 @@ def convert(
     cap: float | None,
     force: bool,
 ) -> None:
-    """Write the network in SOURCE (any format that can be read) as the packed file TARGET.safetensors."""
+    """Write the network in SOURCE (any format that can be read, or a URL) as the packed file TARGET.safetensors."""
     if target.suffix != ".safetensors":
         raise FileError(f"{target}: a packed file's name ends in .safetensors")
     if check_writable(target).exists() and not force:

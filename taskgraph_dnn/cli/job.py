@@ -22,7 +22,10 @@ from taskgraph_dnn.synthetic import digit_images, radixnet
 
 _PATH = click.Path(path_type=Path)
 _OPTIONS = {
-    "network": (_PATH, "Network: a folder of TSV or MatrixMarket files, .tar.gz, .safetensors. Default: synthetic."),
+    "network": (
+        str,
+        "Network: folder of TSV or MatrixMarket files, .tar.gz, .safetensors (path or URL). Default: synthetic.",
+    ),
     "neurons": (int, "Neurons a layer, of a synthetic network or to check a file."),
     "layers": (int, "Layers to run."),
     "bias": (float, "Bias of every neuron; default: the challenge's."),
@@ -31,7 +34,7 @@ _OPTIONS = {
     "seed": (int, "Seed of a synthetic network and images."),
     "truth": (_PATH, "Categories to compare the answer with."),
     "check": (int, "Compare this many samples with a float64 reference."),
-    "scheduler": (str, "threads, processes, synchronous, or a Dask scheduler's address."),
+    "scheduler": (str, "threads, processes, synchronous, a Dask scheduler's address, or its file (.json)."),
     "partitions": (str, 'Batch partitions: a number or "auto".'),
     "kernel": (str, 'Kernel, or "auto"; `info` lists them.'),
     "strategy": (str, "hybrid or data."),

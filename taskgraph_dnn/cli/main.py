@@ -9,6 +9,7 @@ import taskgraph_dnn
 from taskgraph_dnn.cli.challenge import challenge
 from taskgraph_dnn.cli.fetch import fetch
 from taskgraph_dnn.cli.files import convert, generate
+from taskgraph_dnn.cli.jobs import cancel, result, status, submit
 from taskgraph_dnn.cli.look import info, plan, visualize
 from taskgraph_dnn.cli.run import run, verify
 from taskgraph_dnn.errors import TaskgraphError
@@ -36,5 +37,8 @@ def main() -> None:
     """Inference for large sparse neural networks as a Dask task graph."""
 
 
-for command in (run, verify, plan, visualize, generate, convert, fetch, challenge, info):
+for command in (
+    *(run, verify, plan, visualize, generate, convert, fetch, challenge, info),
+    *(submit, status, result, cancel),
+):
     main.add_command(command)

@@ -1,6 +1,7 @@
 """`run` and `verify`: inference, and whether its answer is right."""
 
 import json
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,25 +27,25 @@ from taskgraph_dnn.result import Result
 _OUTPUT = click.Path(path_type=Path)
 
 
-@click.command()
-@job_options(RUN)
-@click.option("--json", "json_file", type=_OUTPUT, help="Write result, plan and times to this file.")
-@click.option("--categories", "categories_file", type=_OUTPUT, help="Write the categories, one a line, from 1.")
-def run(job: Job, json_file: Path | None, categories_file: Path | None) -> None:
-    """Run a network on images and show the answer and what it took.
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command that has a result the files it can be written to."""
+    for name, text in (
+        ("categories", "Write the categories, one a line, from 1."),
+        ("json", "Write result, plan and times to this file."),
+    ):
+        command = click.option(f"--{name}", f"{name}_file", type=_OUTPUT, help=text)(command)
+    return command
 
-    Without --network and --images: the 1,024 x 120 RadiX-Net of the Graph Challenge on 60,000 synthetic digits. The
-    exit status is 1 where --truth or --check find a difference.
-    """
-    for path in (json_file, categories_file):
-        if path is not None:
-            check_writable(path)
-    truth = None if job.truth is None else read_categories(job.truth)
-    network = load_network(job)
-    images = load_images(job, network.inputs)
-    with executors.connected(job.scheduler) as where:
-        result = _run(network, images, where)
-    checks = check_result(result, network, images, truth=truth, samples=job.check or 0, seed=job.seed)
+
+def check_outputs(*files: Path | None) -> None:
+    """Check, before work, that these files can be written."""
+    for file in files:
+        if file is not None:
+            check_writable(file)
+
+
+def show_result(result: Result, checks: list[Check], json_file: Path | None, categories_file: Path | None) -> None:
+    """Show a result and its checks as tables, and write it to the files that are given."""
     if result.plan.reductions:
         show(layers_table(result))
     show(result_table(result))
@@ -54,6 +55,25 @@ def run(job: Job, json_file: Path | None, categories_file: Path | None) -> None:
         write_text(json_file, json.dumps(result_dict(result, checks), indent=1) + "\n")
     if categories_file is not None:
         write_categories(result.categories, categories_file)
+
+
+@click.command()
+@job_options(RUN)
+@output_options
+def run(job: Job, json_file: Path | None, categories_file: Path | None) -> None:
+    """Run a network on images and show the answer and what it took.
+
+    Without --network and --images: the 1,024 x 120 RadiX-Net of the Graph Challenge on 60,000 synthetic digits. The
+    exit status is 1 where --truth or --check find a difference.
+    """
+    check_outputs(json_file, categories_file)
+    truth = None if job.truth is None else read_categories(job.truth)
+    network = load_network(job)
+    images = load_images(job, network.inputs)
+    with executors.connected(job.scheduler) as where:
+        result = _run(network, images, where)
+    checks = check_result(result, network, images, truth=truth, samples=job.check or 0, seed=job.seed)
+    show_result(result, checks, json_file, categories_file)
     _exit(checks)
 
 

@@ -72,6 +72,7 @@ def _nodes(plan: Plan) -> Iterator[Node]:
                     "nnz": layer.nnz,
                     "kernel": layer.kernel,
                     "span": spans[number],
+                    **_place(plan, spans[number], p),
                     "nbytes": 4 * layer.outputs * (stop - first),
                 },
             )
@@ -84,6 +85,11 @@ def _edges(plan: Plan) -> Iterator[tuple[str, str]]:
             for source in layer.sources:
                 yield _name(source, p), _name(number, p)
         yield _name(len(plan.layers) - 1, p), _output(p)
+
+
+def _place(plan: Plan, span: int, partition: int) -> dict[str, int]:
+    worker = plan.worker(span, partition)
+    return {} if worker is None else {"worker": worker}
 
 
 def _name(layer: int, partition: int) -> str:

@@ -1,19 +1,24 @@
-"""Where a graph is run: threads of this process, or a cluster. Only `cluster` imports `distributed`."""
+"""Where a graph is run: threads of this process, or a cluster. The modules beside this one import `distributed`."""
 
+import json
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dask.config
 from dask.system import CPU_COUNT
 
+from taskgraph_dnn.config import cluster_settings
 from taskgraph_dnn.errors import PlanError
 from taskgraph_dnn.events import Subscriber, TaskEvent, subscribed
+from taskgraph_dnn.plan import Plan
 
 _LOCAL = ("threads", "synchronous")
 _PROCESSES = "processes"
+_FILE = ".json"
 _ADDRESS = re.compile(r"([a-z]+://)?\S+:[0-9]+")
 
 
@@ -26,29 +31,76 @@ def thread_count() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
-@contextmanager
-def sending_data() -> Iterator[None]:
-    """Silence Dask's warning of a large graph, which is for data that was put there by mistake.
-
-    Ours holds each array of the input and of a network in memory once, because that is where the user has them.
-    """
+def worker_addresses() -> tuple[str, ...]:
+    """Return the addresses of the active client's workers, in a fixed order; none where there is no client."""
     if _client() is None:
-        yield
+        return ()
+    from taskgraph_dnn.executors import cluster
+
+    return cluster.worker_addresses(_client())
+
+
+@contextmanager
+def submission(plan: Plan, scheduler: Any) -> Iterator[Any]:
+    """Make ready what a run of `plan` needs where Dask sends it, and turn Dask's errors there into ours.
+
+    Args:
+        plan: what is to be run.
+        scheduler: the `scheduler` keyword of Dask's `compute` or `persist`.
+
+    Yields:
+        What to give `compute` as `scheduler`; on a cluster it ends runs that make no progress.
+
+    Raises:
+        ClusterError: a worker has too little memory for the plan; or the cluster gives up the run.
+        PlanError: a setting of runs on a cluster has a value that none can have.
+    """
+    client = _target(scheduler)
+    if client is None:
+        yield scheduler
         return
-    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"}):
-        yield
+    from taskgraph_dnn.executors import failures, supervision
+
+    # Dask warns of a large graph, which is for data that was put there by mistake. Ours holds each array of the input
+    # and of a network in memory once, because that is where the user has them.
+    quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"})
+    with failures.explained(plan), quiet:
+        failures.check_fits(client, plan)
+        yield supervision.supervised(client, plan)
 
 
 def check_scheduler(scheduler: str) -> None:
-    """Check that `scheduler` is something that `connected` knows, without trying it.
+    """Check that `scheduler` is something that `connected` knows, without trying it, and the settings of clusters.
 
     Raises:
-        PlanError: it is not.
+        PlanError: it is not, or a setting has a value that none can have.
     """
-    if scheduler in (*_LOCAL, _PROCESSES) or _ADDRESS.fullmatch(scheduler):
-        return
-    known = ", ".join((*_LOCAL, _PROCESSES))
-    raise PlanError(f"unknown scheduler {scheduler!r}, expected {known}, or an address like tcp://127.0.0.1:8786")
+    cluster_settings()
+    if scheduler.endswith(_FILE):
+        _address_in(Path(scheduler))
+    elif scheduler not in (*_LOCAL, _PROCESSES) and not _ADDRESS.fullmatch(scheduler):
+        known = ", ".join((*_LOCAL, _PROCESSES))
+        raise PlanError(
+            f"unknown scheduler {scheduler!r}, expected {known}, or an address like tcp://127.0.0.1:8786, "
+            f"or the path of a scheduler file ({_FILE})"
+        )
+
+
+def _address_in(file: Path) -> str:
+    """Return the address in a file that `dask scheduler --scheduler-file` wrote.
+
+    Raises:
+        PlanError: the file cannot be read, or holds no address.
+    """
+    try:
+        address = json.loads(file.read_text(encoding="utf-8"))["address"]
+    except OSError as error:
+        raise PlanError(f"{file}: cannot read the scheduler file: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise PlanError(f"{file}: found no JSON object with an address, expected a scheduler file") from error
+    if not isinstance(address, str) or not _ADDRESS.fullmatch(address):
+        raise PlanError(f"{file}: the scheduler's address is {address!r}, expected one like tcp://127.0.0.1:8786")
+    return address
 
 
 @contextmanager
@@ -57,10 +109,14 @@ def connected(scheduler: str) -> Iterator[dict[str, Any]]:
 
     Args:
         scheduler: "threads" or "synchronous" (this process), "processes" (a cluster of worker processes on this
-            machine, one a core, on loopback only, closed at the end), or the address of a Dask scheduler.
+            machine, one a core, on loopback only, closed at the end), the address of a Dask scheduler, or the path of
+            its scheduler file (.json).
 
     Raises:
-        PlanError: the scheduler is unknown, or nobody answers at the address.
+        PlanError: the scheduler is unknown, its file holds no address, or nobody answers there.
+
+    Warns:
+        UnprotectedSchedulerWarning: other machines may reach the scheduler, and it does without TLS.
     """
     check_scheduler(scheduler)
     if scheduler in _LOCAL:
@@ -68,7 +124,7 @@ def connected(scheduler: str) -> Iterator[dict[str, Any]]:
         return
     from taskgraph_dnn.executors import cluster
 
-    with cluster.client(scheduler):
+    with cluster.client(_address_in(Path(scheduler)) if scheduler.endswith(_FILE) else scheduler):
         yield {}
 
 
@@ -85,10 +141,18 @@ def watching(run: str, subscriber: Subscriber) -> Iterator[None]:
         with subscribed(of_run):
             yield
         return
+    from taskgraph_dnn.executors import forwarding
+
+    with subscribed(forwarding.not_on_a_worker(of_run)), forwarding.watching(client, of_run):
+        yield
+
+
+def _target(scheduler: Any) -> Any:
+    if "distributed" not in sys.modules:
+        return None
     from taskgraph_dnn.executors import cluster
 
-    with subscribed(cluster.not_on_a_worker(of_run)), cluster.watching(client, of_run):
-        yield
+    return cluster.target(scheduler)
 
 
 def _client() -> Any:

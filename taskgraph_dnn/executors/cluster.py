@@ -1,25 +1,23 @@
-"""Running on `distributed`: local worker processes or a running cluster. The only module that imports it."""
+"""Clusters and connections to them: worker processes of this machine, a running scheduler by address or by file."""
 
 import asyncio
 import logging
 import signal
+import socket
+import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from functools import partial
+from contextlib import contextmanager
+from ipaddress import ip_address
 from multiprocessing import resource_tracker
 from typing import Any
-from weakref import WeakKeyDictionary
 
-import numpy as np
+from dask.base import get_scheduler
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster, Security, Worker, WorkerPlugin, default_client, get_worker
-from distributed.comm import connect
+from distributed import Client, LocalCluster, Security, default_client, get_worker
+from distributed.comm import connect, get_address_host
 
-from taskgraph_dnn.errors import PlanError
-from taskgraph_dnn.events import Subscriber, TaskEvent, subscribed
+from taskgraph_dnn.errors import PlanError, UnprotectedSchedulerWarning
 
-_TOPIC = "taskgraph-dnn"
 _CONNECT_SECONDS = 10
 
 #: Whoever reaches a scheduler can run code there, so nothing of ours listens beyond this machine. The default would;
@@ -35,10 +33,27 @@ def active_client() -> Client | None:
         return None
 
 
+def target(scheduler: Any) -> Client | None:
+    """Return the client that Dask would send a graph to; None where it goes elsewhere, or from within a task.
+
+    Args:
+        scheduler: the `scheduler` keyword of a `compute`.
+    """
+    if current_worker() is not None:
+        return None
+    owner = getattr(get_scheduler(scheduler=scheduler), "__self__", None)
+    return owner if isinstance(owner, Client) else None
+
+
 def thread_count(client: Client) -> int:
     """Return the threads of all workers of the client's cluster, at least 1."""
     threads: int = sum(client.nthreads().values())
     return max(1, threads)
+
+
+def worker_addresses(client: Client) -> tuple[str, ...]:
+    """Return the addresses of the cluster's workers, in a fixed order."""
+    return tuple(sorted(client.nthreads()))
 
 
 @contextmanager
@@ -47,6 +62,9 @@ def client(scheduler: str) -> Iterator[Client]:
 
     Raises:
         PlanError: the address cannot be reached.
+
+    Warns:
+        UnprotectedSchedulerWarning: other machines may reach the scheduler, and it does without TLS.
     """
     if scheduler == "processes":
         with _interrupts_deferred():
@@ -55,6 +73,7 @@ def client(scheduler: str) -> Iterator[Client]:
             yield connected
         return
     asyncio.run(_check_reachable(scheduler))
+    warn_unprotected(scheduler)
     with Client(scheduler) as connected, _quiet_when_interrupted():
         yield connected
 
@@ -68,6 +87,24 @@ async def _check_reachable(scheduler: str) -> None:
     except (OSError, ValueError, TypeError, TimeoutError) as error:  # TypeError: TLS without certificates
         reason = str(error).strip() or type(error).__name__
         raise PlanError(f"cannot reach a Dask scheduler at {scheduler!r}: {reason}") from error
+
+
+def warn_unprotected(address: str) -> None:
+    """Warn of a scheduler that other machines may reach, and that asks nobody for a certificate."""
+    encrypted, reachable = address.startswith(("tls://", "wss://")), get_address_host(address)
+    if not encrypted and not _is_loopback(reachable):
+        warnings.warn(
+            f"the scheduler at {address} takes connections without TLS: whoever reaches this port can run code as the "
+            "user of its workers, and read what is sent; start it with TLS and use its tls:// address (see "
+            "docs/clusters.md), or let it listen on 127.0.0.1 and reach it through an SSH tunnel",
+            UnprotectedSchedulerWarning,
+            stacklevel=2,
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    found = socket.getaddrinfo(host, None)
+    return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
 
 @contextmanager
@@ -97,60 +134,9 @@ def _quiet_when_interrupted() -> Iterator[None]:
         raise
 
 
-class _ForwardEvents(WorkerPlugin):  # type: ignore[misc]
-    """Sends the events that are published on a worker to the scheduler, which hands them to subscribed clients."""
-
-    name = "taskgraph-dnn-events"
-
-    def setup(self, worker: Worker) -> None:
-        def forward(event: TaskEvent) -> None:
-            if _current_worker() == worker:  # several workers may share a process
-                worker.log_event(_TOPIC, {"event": asdict(event) | {"counts": event.counts.tolist()}})
-
-        self._open = ExitStack()
-        self._open.enter_context(subscribed(forward))
-
-    def teardown(self, worker: Worker) -> None:  # noqa: ARG002
-        self._open.close()
-
-
-def _current_worker() -> Any:
+def current_worker() -> Any:
+    """Return the worker whose task this thread runs, or None."""
     try:
         return get_worker()
     except ValueError:
         return None
-
-
-#: A client takes one handler for a topic; these are the subscribers that ours passes events on to.
-_watchers: WeakKeyDictionary[Client, list[Subscriber]] = WeakKeyDictionary()
-
-
-@contextmanager
-def watching(client: Client, subscriber: Subscriber) -> Iterator[None]:
-    """Call `subscriber` with the events of all tasks that end on the client's workers while the context is open.
-
-    The workers go on sending events afterwards; other clients may be watching.
-    """
-    watchers = _watchers.setdefault(client, [])
-    if not watchers:
-        client.register_plugin(_ForwardEvents())
-        client.subscribe_topic(_TOPIC, partial(_receive, watchers))
-    watchers.append(subscriber)
-    try:
-        yield
-    finally:
-        watchers.remove(subscriber)
-        if not watchers:
-            client.unsubscribe_topic(_TOPIC)
-
-
-def _receive(watchers: list[Subscriber], stamped: tuple[Any, dict[str, Any]]) -> None:
-    told = stamped[1]["event"]  # nested, because Dask adds a "worker" of its own
-    event = TaskEvent(**told | {"counts": np.array(told["counts"], np.int64).reshape(-1, 3)})
-    for watcher in tuple(watchers):
-        watcher(event)
-
-
-def not_on_a_worker(subscriber: Subscriber) -> Subscriber:
-    """Return a subscriber that leaves out what is published by workers of this process; `watching` hears those."""
-    return lambda event: subscriber(event) if _current_worker() is None else None

@@ -18,7 +18,7 @@ from taskgraph_dnn.io.challenge import read_challenge_network, write_challenge_l
 from taskgraph_dnn.io.layout import LayerStream
 from taskgraph_dnn.io.matrixmarket import read_matrix_market, read_matrix_market_images, write_matrix_market
 from taskgraph_dnn.io.pack import write_packed, write_packed_layers
-from taskgraph_dnn.io.packed import PackedFile, read_packed, read_packed_as_told
+from taskgraph_dnn.io.packed import PackedFile, is_url, read_packed, read_packed_as_told
 from taskgraph_dnn.io.samples import read_categories, read_challenge_images, write_categories, write_challenge_images
 from taskgraph_dnn.io.streams import Progress
 from taskgraph_dnn.network import Network
@@ -65,7 +65,7 @@ def read_network(
     """Read a network in any format that this package knows.
 
     Args:
-        path: a packed file, or an archive or folder of text files.
+        path: a packed file or its URL, or an archive or folder of text files.
         neurons: neurons of the network's input; None takes what the file says.
         layers: how many layers, from the first; None takes all.
         bias: the bias of all neurons; None takes the format's: the challenge's, or 0 for Matrix Market.
@@ -79,10 +79,10 @@ def read_network(
         NetworkError: an argument is out of range, or given for a packed file, which has its own.
         MissingDependencyError: the format needs a package that is not installed.
     """
-    path, given = Path(path), _given(bias, activation, cap)
-    if path.suffix == ".safetensors" and path.exists():
+    given = _given(bias, activation, cap)
+    if _is_packed(path):
         return read_packed_as_told(path, neurons, layers, given)
-    return _text_layers(path, neurons, layers, given, check_edges).network(progress)
+    return _text_layers(Path(path), neurons, layers, given, check_edges).network(progress)
 
 
 def convert_network(
@@ -115,13 +115,17 @@ def convert_network(
         NetworkError: see `read_network` and `write_packed`.
         MissingDependencyError: the format needs a package that is not installed.
     """
-    path, given = Path(source), _given(bias, activation, cap)
-    if path.suffix == ".safetensors" and path.exists():
-        write_packed(read_packed_as_told(path, neurons, layers, given, verify=True), target, progress=progress)
+    given = _given(bias, activation, cap)
+    if _is_packed(source):
+        write_packed(read_packed_as_told(source, neurons, layers, given, verify=True), target, progress=progress)
     else:
-        stream = _text_layers(path, neurons, layers, given, check_edges)
+        stream = _text_layers(Path(source), neurons, layers, given, check_edges)
         write_packed_layers(stream.layers, target, stream.count, progress=progress)
     return read_packed(target)
+
+
+def _is_packed(path: str | os.PathLike[str]) -> bool:
+    return is_url(path) or (Path(path).suffix == ".safetensors" and Path(path).exists())
 
 
 def _given(bias: float | None, activation: str | None, cap: float | EllipsisType | None) -> dict[str, Any]:

@@ -5,14 +5,13 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from taskgraph_dnn.errors import FileError
-from taskgraph_dnn.io.tensors import Tensors
+from taskgraph_dnn.io.tensors import Part, Place, Tensors
 from taskgraph_dnn.layer import Arrays, Layer, csc_of_arrays, index_dtype
 from taskgraph_dnn.network import network_digest
 
@@ -71,7 +70,7 @@ class Described:
         return self.stored.get(part, f"{prefix}.{part}")
 
 
-def described_layers(path: Path, metadata: dict[str, str]) -> list[Described]:
+def described_layers(path: Place, metadata: dict[str, str]) -> list[Described]:
     """Return what the metadata say of the layers.
 
     Raises:
@@ -99,7 +98,7 @@ def seal(metadata: dict[str, str]) -> str:
     return hashlib.sha256("\n".join(metadata.get(name, "") for name in ("layers", "reduced")).encode()).hexdigest()
 
 
-def described_reduction(path: Path, metadata: dict[str, str]) -> tuple[tuple[str, ...], bool, list[Described]] | None:
+def described_reduction(path: Place, metadata: dict[str, str]) -> tuple[tuple[str, ...], bool, list[Described]] | None:
     """Return the names of the reductions, whether they fold inputs, and the reduced layers; None where there are none.
 
     Raises:
@@ -161,7 +160,7 @@ class _StoredLayer:
     described: Described
     checked: list[bool]
 
-    def _parts(self) -> Iterator[tuple[str, np.dtype[Any], int]]:
+    def _parts(self) -> Iterator[Part]:
         """Yield name, type and size of each tensor."""
         index = np.dtype(index_dtype(self.described.shape, self.described.nnz))
         outputs, nnz = self.described.shape[1], self.described.nnz
@@ -177,9 +176,9 @@ class _StoredLayer:
             self.tensors.check(name, dtype, size)
 
     def load(self) -> Arrays:
-        indptr, indices, data, bias = (self.tensors.get(*part) for part in self._parts())
+        place = f"{self.tensors.path}: {'reduced ' if self.prefix == 'reduced' else ''}layer {self.k + 1}"
+        indptr, indices, data, bias = self.tensors.get(list(self._parts()), place)
         if not self.checked[0]:
-            place = f"{self.tensors.path}: {'reduced ' if self.prefix == 'reduced' else ''}layer {self.k + 1}"
             _check_structure(place, self.described.shape[0], indptr, indices)
             _, _, *numbers = self.names()
             for name, array, zeros in zip(numbers, (data, bias), (False, True), strict=True):

@@ -11,11 +11,12 @@ under the name of the first. The metadata hold what is no array, as JSON: format
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.request import url2pathname
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io.described import Described, described_layers, described_reduction, stored_layers
+from taskgraph_dnn.io.remote import seen_version
 from taskgraph_dnn.io.streams import map_ahead
-from taskgraph_dnn.io.tensors import Tensors, content_digest
+from taskgraph_dnn.io.tensors import Place, Tensors, content_digest
 from taskgraph_dnn.network import Layer, Network, network_digest
 from taskgraph_dnn.reductions.static import Reduced
 
@@ -33,10 +35,10 @@ _INT32 = np.dtype(np.int32)
 
 @dataclass(frozen=True)
 class PackedFile:
-    """Where a network can be read again: a packed file that every reader finds under the same path.
+    """Where a network can be read again: a packed file that every reader finds under the same path or URL.
 
     Attributes:
-        path: the file's absolute path.
+        path: the file's absolute path, or its URL.
         digest: the network's digest.
         layers: how many of the network's layers, from the first.
         reduced: whether it is what static reductions made of the file's network.
@@ -54,7 +56,7 @@ class PackedFile:
             FileError: the file is gone, or holds another network by now.
         """
         with _opening:  # lru_cache alone would let every thread open it
-            state = _state(self.path)
+            state = _state(_place(self.path))
             return _in_use.get((self, state)) or _open(self, state)
 
     def head(self, layers: int, digest: str) -> "PackedFile":
@@ -64,20 +66,34 @@ class PackedFile:
 
 _opening = threading.Lock()
 #: Networks that somebody in this process has read and still holds, by file and the state it was in.
-_in_use: WeakValueDictionary[tuple[PackedFile, tuple[int, int]], Network] = WeakValueDictionary()
+_in_use: WeakValueDictionary[tuple[PackedFile, Hashable], Network] = WeakValueDictionary()
 
 
-def _state(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Return what changes with a file: the time in nanoseconds, and the size in bytes."""
+def is_url(path: str | os.PathLike[str]) -> bool:
+    """Return whether this is a URL, and no path."""
+    return "://" in os.fspath(path)
+
+
+def _place(path: str | os.PathLike[str]) -> Place:
+    if not is_url(path):
+        return Path(path)
+    protocol, _, local = os.fspath(path).partition("://")
+    return Path(url2pathname(local)) if protocol == "file" else os.fspath(path)
+
+
+def _state(place: Place) -> Hashable:
+    """Return what changes with a file: time and size, or, behind a URL, what this process has seen of it last."""
     try:
-        status = Path(path).stat()
+        if isinstance(place, str):
+            return seen_version(place)
+        status = place.stat()
     except OSError as error:
-        raise FileError(f"cannot read {path} as a safetensors file: {error}") from error
+        raise FileError(f"cannot read {place} as a safetensors file: {error}") from error
     return status.st_mtime_ns, status.st_size
 
 
 @lru_cache(maxsize=8)
-def _open(file: PackedFile, state: tuple[int, int]) -> Network:  # noqa: ARG001, a changed file is opened again
+def _open(file: PackedFile, state: Hashable) -> Network:  # noqa: ARG001, a changed file is opened again
     network = read_packed(file.path) if file.reduced else read_packed(file.path, file.layers)
     if file.reduced:
         if network.reduced is None or len(network.reduced.network) < file.layers:
@@ -95,19 +111,29 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
     numbers are checked, so that no damage can make a kernel read what is not its own; `FileError` is raised then.
     Other damage, a changed weight for example, only `verify` can see.
 
+    A URL may be any that fsspec knows (https://, s3://, ...); passwords are left to fsspec's own configuration, because
+    every worker needs them. Its file is read by ranges; `taskgraph-dnn.read-bytes` says how much of it is kept and read
+    ahead. If it changes, what was opened before cannot be used any more: `FileError` says so.
+
     Args:
-        path: the file.
+        path: the file, or its URL.
         layers: how many layers, from the first; None takes all.
         verify: read and hash all of these layers now, and the reduced ones, and compare them with their digests.
 
     Raises:
-        FileError: the file is no packed network, of another version, damaged, or has fewer than `layers` layers.
+        FileError: the file is no packed network, of another version, damaged, or has fewer than `layers` layers; or a
+            URL cannot be read.
         NetworkError: `layers` is no positive number.
+        MissingDependencyError: the URL needs a package that is not installed.
     """
     start = time.perf_counter()
-    path = Path(path)
-    state = _state(path)
-    tensors = Tensors.open(path)
+    path = _place(path)
+    if isinstance(path, str):
+        tensors = Tensors.open_url(path)
+        state = _state(path)
+    else:
+        state = _state(path)  # first: a file that changes meanwhile must not be taken for the newer one
+        tensors = Tensors.open(path)
     described = described_layers(path, tensors.metadata)
     if layers is not None and layers < 1:
         raise NetworkError(f"cannot read {layers} layers, expected at least 1")
@@ -125,7 +151,8 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
 
 
 def _network(tensors: Tensors, described: list[Described], start: float) -> Network:
-    digest, file = network_digest(layer.digest for layer in described), str(tensors.path.absolute())
+    digest, path = network_digest(layer.digest for layer in described), tensors.path
+    file = path if isinstance(path, str) else str(path.absolute())
     return Network(
         stored_layers(tensors, "layers", described),
         source=PackedFile(file, digest, len(described)),
@@ -175,7 +202,8 @@ class _Places(Sequence[NDArray[np.int32] | None]):
         described = self.layers[number]
         if described.unread:
             return None
-        places = self.tensors.get(described.name(f"reduced.{number}", "places"), _INT32, self.outputs[k])
+        part = described.name(f"reduced.{number}", "places"), _INT32, self.outputs[k]
+        (places,) = self.tensors.get([part], f"{self.tensors.path}: reduced layer {number + 1}")
         if not -1 <= places.min() <= places.max() < described.shape[1]:
             found = f"places {places.min()} to {places.max()}, expected -1 to {described.shape[1] - 1}"
             raise FileError(f"{self.tensors.path}: reduced layer {number + 1} has {found}")
@@ -192,7 +220,7 @@ class _Places(Sequence[NDArray[np.int32] | None]):
         return tuple, (list(self),)
 
 
-def _verify(path: Path, network: Network) -> None:
+def _verify(path: Place, network: Network) -> None:
     layers = [(f"{path}: layer {number}", layer) for number, layer in enumerate(network, start=1)]
     if network.reduced is not None:
         smaller: Network = network.reduced.network
@@ -222,7 +250,12 @@ def _verify_layer(known: tuple[str, Layer]) -> None:
 
 
 def read_packed_as_told(
-    path: Path, neurons: int | None, layers: int | None, given: dict[str, Any], *, verify: bool = False
+    path: str | os.PathLike[str],
+    neurons: int | None,
+    layers: int | None,
+    given: dict[str, Any],
+    *,
+    verify: bool = False,
 ) -> Network:
     """Open a packed file for a reader of several formats.
 

@@ -1,21 +1,25 @@
-"""Arrays in a safetensors file: written as they come, each content once, and used where they lie."""
+"""Arrays in a safetensors file: written as they come, each content once, and used where they lie.
+
+A file of this machine is mapped; one behind a URL is read by ranges (`remote`).
+"""
 
 import hashlib
 import json
 import mmap
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from taskgraph_dnn.errors import FileError
+from taskgraph_dnn.io.remote import Range, RemoteFile
 
 _DTYPES: dict[str, np.dtype[Any]] = {"I32": np.dtype("<i4"), "I64": np.dtype("<i8"), "F32": np.dtype("<f4")}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
@@ -27,18 +31,75 @@ _MOST_HEADER_NBYTES = 100_000_000
 #: Up to so many bytes of tensors, these are moved so that the header has no room to spare.
 _MOVED_NBYTES = 2**26
 
+#: Where a file is: its path, or its URL.
+Place = Path | str
+
+#: A tensor's name, type and size.
+Part = tuple[str, np.dtype[Any], int]
+
+
+class Content(Protocol):
+    """The bytes of a file."""
+
+    def __len__(self) -> int: ...
+
+    def buffers(self, ranges: Sequence[Range]) -> Sequence[tuple[Any, int]]:
+        """Return for each range a buffer that holds it, and where it begins there; or raise OSError."""
+
+    def read_ahead(self, ranges: Sequence[Range]) -> None:
+        """Have these ranges read, because they are used soon."""
+
+    def release(self, ranges: Sequence[Range]) -> None:
+        """Let go of these ranges; they come back when they are used."""
+
+
+class MappedFile:
+    """The bytes of a file of this machine, which the system reads when they are used."""
+
+    def __init__(self, content: mmap.mmap) -> None:
+        self._content = content
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def buffers(self, ranges: Sequence[Range]) -> list[tuple[Any, int]]:
+        """Return the mapping for each range; raises OSError where the file was cut short."""
+        if self._content.size() < len(self):  # reading beyond the end of a mapped file kills the process
+            raise OSError(
+                f"the file has {self._content.size():,} bytes, but had {len(self):,} when it was opened: "
+                "a file in use is to be replaced by renaming, not written over"
+            )
+        # The mapping itself is an array's base: scipy copies an array that is a small part of another one.
+        return [(self._content, first) for first, _ in ranges]
+
+    def read_ahead(self, ranges: Sequence[Range]) -> None:
+        """Ask the system to read these ranges."""
+        self._advise(ranges, "MADV_WILLNEED")
+
+    def release(self, ranges: Sequence[Range]) -> None:
+        """Let these ranges go out of this process's memory."""
+        self._advise(ranges, "MADV_DONTNEED")
+
+    def _advise(self, ranges: Sequence[Range], advice: str) -> None:
+        if not hasattr(mmap, advice):  # not every system takes advice
+            return
+        for first, stop in ranges:
+            page = first - first % mmap.PAGESIZE
+            if page < stop:
+                self._content.madvise(getattr(mmap, advice), page, stop - page)
+
 
 class Tensors:
-    """The arrays of an open file: views of its bytes, which the system reads when they are used.
+    """The arrays of an open file: views of its bytes, which are read when they are used.
 
     Attributes:
-        path: the file.
+        path: the file, or its URL.
         metadata: the texts that the header holds besides.
         sound: what a reader has checked of them and need not check again; empty at first.
     """
 
     def __init__(
-        self, path: Path, content: mmap.mmap, start: int, table: dict[str, Any], metadata: dict[str, str]
+        self, path: Place, content: Content, start: int, table: dict[str, Any], metadata: dict[str, str]
     ) -> None:
         self.path = path
         self.metadata = metadata
@@ -61,7 +122,25 @@ class Tensors:
             raise FileError(f"cannot read {path} as a safetensors file: {error}") from error
         start = 8 + struct.unpack("<Q", content[:8])[0]
         table = json.loads(content[8:start])
-        return cls(path, content, start, table, table.pop("__metadata__", {}))
+        return cls(path, MappedFile(content), start, table, table.pop("__metadata__", {}))
+
+    @classmethod
+    def open_url(cls, url: str) -> "Tensors":
+        """Open a file behind a URL; its header is read at once.
+
+        Raises:
+            FileError: it cannot be read, or is no safetensors file.
+            MissingDependencyError: the URL needs a package that is not installed.
+        """
+        try:
+            file = RemoteFile(url)
+            (nbytes,) = struct.unpack("<Q", *file.fetch([(0, 8)]))
+            if not 0 < nbytes <= min(len(file) - 8, _MOST_HEADER_NBYTES):
+                raise ValueError(f"it has {len(file):,} bytes, and a header of {nbytes:,}")
+            table, metadata = _header(*file.fetch([(8, 8 + nbytes)]))
+        except (OSError, ValueError, RecursionError) as error:
+            raise FileError(f"cannot read {url} as a safetensors file: {error}") from error
+        return cls(url, file, 8 + nbytes, table, metadata)
 
     def check(self, name: str, dtype: np.dtype[Any], size: int) -> None:
         """Check that there is a tensor of this name, type and size.
@@ -75,34 +154,50 @@ class Tensors:
         if (tensor["dtype"], tensor["shape"]) != (_DTYPE_NAMES[dtype], [size]):
             found = f"{tensor['dtype']} of shape {tensor['shape']}"
             raise FileError(f"{self.path}: tensor {name} is {found}, expected {_DTYPE_NAMES[dtype]} of shape {[size]}")
+        first, stop = tensor["data_offsets"]
+        if not 0 <= first <= stop <= len(self._content) - self._start or stop - first != size * dtype.itemsize:
+            raise FileError(f"{self.path}: tensor {name} takes bytes {first:,} to {stop:,}, which cannot be")
 
-    def get(self, name: str, dtype: np.dtype[Any], size: int) -> NDArray[Any]:
-        """Return the view of a tensor of this type and size; see `check`."""
-        self.check(name, dtype, size)
-        if self._content.size() < len(self._content):  # reading beyond the end of a mapped file kills the process
-            raise FileError(
-                f"{self.path} has {self._content.size():,} bytes, but had {len(self._content):,} when it was opened: "
-                "a file in use is to be replaced by renaming, not written over"
-            )
-        # The mapping itself is the array's base: scipy copies an array that is a small part of another one.
-        return np.ndarray(size, dtype, self._content, self._start + self._table[name]["data_offsets"][0])
+    def get(self, parts: Sequence[Part], place: str) -> list[NDArray[Any]]:
+        """Return views of tensors of these types and sizes.
+
+        Raises:
+            FileError: see `check`; or they cannot be read, which says what `place` is.
+        """
+        for part in parts:
+            self.check(*part)
+        try:
+            buffers = self._content.buffers(self._ranges(name for name, _, _ in parts))
+        except OSError as error:
+            raise FileError(f"cannot read {place}: {error}") from error
+        return [np.ndarray(size, dtype, *at) for (_, dtype, size), at in zip(parts, buffers, strict=True)]
 
     def read_ahead(self, names: Iterable[str]) -> None:
-        """Ask the system to read these tensors."""
-        self._advise(names, "MADV_WILLNEED")
+        """Have these tensors read, because they are used soon."""
+        self._content.read_ahead(self._ranges(names))
 
     def release(self, names: Iterable[str]) -> None:
         """Let these tensors go out of this process's memory; they come back when they are used."""
-        self._advise(names, "MADV_DONTNEED")
+        self._content.release(self._ranges(names))
 
-    def _advise(self, names: Iterable[str], advice: str) -> None:
-        if not hasattr(mmap, advice):  # not every system takes advice
-            return
-        for name in names:
-            first, stop = (self._start + offset for offset in self._table[name]["data_offsets"])
-            first -= first % mmap.PAGESIZE
-            if first < stop:
-                self._content.madvise(getattr(mmap, advice), first, stop - first)
+    def _ranges(self, names: Iterable[str]) -> list[Range]:
+        offsets = (self._table[name]["data_offsets"] for name in names)
+        return [(self._start + first, self._start + stop) for first, stop in offsets]
+
+
+def _header(text: bytes) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what a header says of the tensors, and its other texts; raises ValueError where it is no header."""
+    table = json.loads(text)
+    metadata = table.pop("__metadata__", {}) if isinstance(table, dict) else None
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its header is no table of tensors")
+    for name, tensor in table.items():
+        offsets = tensor.get("data_offsets") if isinstance(tensor, dict) else None
+        if not (isinstance(offsets, list) and len(offsets) == 2 and all(type(offset) is int for offset in offsets)):
+            raise ValueError(f"its header does not say where tensor {name} is")
+        if not {"dtype", "shape"} <= tensor.keys():
+            raise ValueError(f"its header does not say what tensor {name} is")
+    return table, metadata
 
 
 class TensorWriter:
@@ -161,7 +256,7 @@ class TensorWriter:
         """Return what is written so far."""
         self._stream.flush()
         content = mmap.mmap(self._stream.fileno(), 0, access=mmap.ACCESS_READ)
-        return Tensors(self._path, content, self._room, dict(self._table), {})
+        return Tensors(self._path, MappedFile(content), self._room, dict(self._table), {})
 
     def finish(self, metadata: dict[str, str]) -> None:
         """Write the header; views of what was written are not valid any more.

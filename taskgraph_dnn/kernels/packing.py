@@ -12,6 +12,7 @@ import numpy as np
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.layer import Layer
+from taskgraph_dnn.meter import METER
 
 _lock = threading.RLock()  # a layer may be collected, and forgotten, while it is held
 #: By layer and what it was packed for, from the one that was used longest ago: the layer, where it is, and its bytes.
@@ -28,22 +29,29 @@ def packed_layer(layer: Layer, kernel: Kernel, dtype: np.dtype[Any]) -> Any:
     key = f"{kernel.name} {dtype.char}"  # a type's name would take longer than all the rest
     packed = layer.packed.get(key)
     if packed is None:
+        METER.misses += 1
+        dropped: list[Layer] = []
         with layer.packing:
             packed = layer.packed.get(key)
             if packed is None:
                 packed = layer.packed[key] = kernel.pack(layer, dtype)
                 layer.packed.pop("groups", None)  # large, and only packing needs them
                 layer.release()
-                _keep(layer, key, _sizeof(packed))
-    elif (id(layer), key) in _kept:
-        with suppress(KeyError):  # another thread may have dropped it
-            _kept.move_to_end((id(layer), key))
+                dropped = _keep(layer, key, _sizeof(packed))
+        for other in dropped:  # now that no layer is locked
+            other.release()  # a kernel may work on the layer itself
+    else:
+        METER.hits += 1
+        if (id(layer), key) in _kept:
+            with suppress(KeyError):  # another thread may have dropped it
+                _kept.move_to_end((id(layer), key))
     return packed
 
 
-def _keep(layer: Layer, key: str, nbytes: int) -> None:
+def _keep(layer: Layer, key: str, nbytes: int) -> list[Layer]:
+    """Count what was packed, and return the layers that had to give way."""
     global _nbytes
-    limit = settings().packed_bytes
+    limit, dropped = settings().packed_bytes, []
     with _lock:
         identity = id(layer), key
         _kept[identity] = ref(layer, lambda _: _forget(identity)), nbytes
@@ -54,6 +62,8 @@ def _keep(layer: Layer, key: str, nbytes: int) -> None:
             owner = reference()
             if owner is not None:
                 owner.packed.pop(oldest, None)
+                dropped.append(owner)
+    return dropped
 
 
 def _forget(identity: tuple[int, str]) -> None:
@@ -67,6 +77,8 @@ def _sizeof(packed: Any) -> int:
     """Return the bytes of the arrays in a packed layer."""
     if isinstance(packed, np.ndarray):
         return packed.nbytes
-    if isinstance(packed, Layer) or not is_dataclass(packed):
+    if isinstance(packed, Layer):  # a kernel works on the layer itself, which takes no room of its own in memory
+        return packed.nbytes if packed.stored else 0
+    if not is_dataclass(packed):
         return 0
     return sum(_sizeof(getattr(packed, field.name)) for field in fields(packed))
