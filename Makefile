@@ -8,7 +8,7 @@ NEURONS ?= all
 LAYERS ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest lint types format graphs challenge bench-kernels bench-scaling lock clean
+.PHONY: help install run test test-lowest lint types format graphs challenge bench-kernels lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,11 +60,6 @@ challenge: $(VENV)/installed ## Run the Graph Challenge, all or NEURONS=1024,409
 bench-kernels: $(VENV)/installed ## Time all kernels beside the other libraries that are installed: 15 minutes, nothing else running.
 	mkdir -p docs/benchmarks
 	$(BIN)/python -m taskgraph_dnn.benchmarks.kernels --json docs/benchmarks/kernels.json --markdown docs/benchmarks/kernels.md
-
-bench-scaling: $(VENV)/installed ## Time scheduling, and simulate strategies on up to 1,024 workers: half an hour, nothing else running.
-	mkdir -p docs/benchmarks
-	$(BIN)/python -m taskgraph_dnn.benchmarks.scheduling --json docs/benchmarks/scheduling.json
-	$(BIN)/python -m taskgraph_dnn.benchmarks.scaling --json docs/benchmarks/scaling.json
 
 lock: ## Resolve the newest versions into requirements.lock.
 	$(PYTHON) -m pip install --quiet uv

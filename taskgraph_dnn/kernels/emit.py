@@ -163,8 +163,11 @@ def push_of(row: int, *, shared: bool = False) -> Any:
                 one = code.weight(code.scalar(weights, k)) if shared else None
                 for v in range(code.count):
                     at = code.address(sums_, place, v)
-                    w = one if shared else code.weights(weights, weight, v)
-                    (total,) = code.multiply_add(x, [w], [builder.load(at, align=UNALIGNED)])
+                    before = builder.load(at, align=UNALIGNED)
+                    if one is None:
+                        (total,) = code.multiply_add(x, [code.weights(weights, weight, v)], [before])
+                    else:
+                        total = code.fused(x, one, before)
                     builder.store(total, at, align=UNALIGNED)
                 return []
 

@@ -32,6 +32,9 @@ VECTOR_NBYTES = 64 if "+avx512f" in _features() else 32 if "+avx" in _features()
 #: Whether the processor can put chosen elements of a vector side by side.
 SQUEEZES = VECTOR_NBYTES == 64
 
+#: Whether it multiplies and adds in one, and so rounds once.
+FUSES = "+fma" in _features() or platform.machine() in ("aarch64", "arm64")
+
 #: Sums that are kept in registers: there are 32 of them with AVX-512 and on ARM, otherwise 16.
 BLOCK = 16 if VECTOR_NBYTES == 64 or platform.machine() in ("aarch64", "arm64") else 8
 
@@ -110,6 +113,14 @@ class VectorCode:
         """Weight x x + sum, for each of them."""
         products = [self.b.fmul(weight, x, flags=_FUSE) for x in xs]
         return [self.b.fadd(p, s, flags=_FUSE) for p, s in zip(products, sums, strict=True)]
+
+    def fused(self, a: Value, b: Value, c: Value) -> Value:
+        """A x b + c. LLVM multiplies two scalars before it makes vectors of them, and then there is nothing to fuse."""
+        if not FUSES:
+            return self.b.fadd(self.b.fmul(a, b), c)
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        name = f"llvm.fma.v{self.width}f{8 * self.nbytes}"
+        return self.b.call(cgutils.get_or_insert_function(self.b.module, kind, name), [a, b, c])
 
     def prefetch(self, pointer: Value, element: Value, nearness: int = 3) -> None:
         """Have the cache line of an element brought to the first cache, or with 2 to the second."""
