@@ -248,21 +248,25 @@ class Flow:
 
     def _descend_from(self, layer: int) -> None:
         pool = self._pools.pop(layer)
-        self._descend(layer, pool.block())
-        pool.close()
+        block = self._advance(layer, pool.block())
+        pool.close()  # now: what is left has moved on, and may soon need another pool
+        self._descend(layer + 1, block)
 
     def _descend(self, layer: int, block: Block) -> None:
         while block.places.size and layer < self._span.stop:
-            if isinstance(block.values, np.ndarray):  # not rows
-                block = self.look(layer, block)
-                if block.places.size and self._pays_to_wait(layer, block):
-                    self._pool(layer).add(block)
-                    return
-            if block.places.size:
-                block = self._through(layer, block)
-                layer += 1
+            block = self._advance(layer, block)
+            layer += 1
         if block.places.size:
             self._arrived(block)
+
+    def _advance(self, layer: int, block: Block) -> Block:
+        """Return what is left of a block after a layer; what waits before it is not among that."""
+        if isinstance(block.values, np.ndarray):  # not rows
+            block = self.look(layer, block)
+            if block.places.size and self._pays_to_wait(layer, block):
+                self._pool(layer).add(block)
+                return block.only(block.places[:0])
+        return self._through(layer, block) if block.places.size else block
 
     def _pays_to_wait(self, layer: int, block: Block) -> bool:
         """Whether to move a block's samples into the layer's pool: it must save tiles, and more than moving takes."""

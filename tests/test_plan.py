@@ -88,14 +88,15 @@ def test_wide_layers_decide_the_partitions(rng):
 
 
 @pytest.mark.parametrize(("strategy", "given"), [("hybrid", 0), ("data", 1024 * 1000 * 4)])
-def test_a_task_needs_no_more_than_planned(rng, strategy, given):
+def test_a_task_needs_no_more_than_planned(rng, strategy, given, monkeypatch):
     """A pyramid: every layer has another shape. The largest task is given rows, or what a task before has made."""
+    monkeypatch.setattr(plan_module, "last_cache", lambda: Cache(2**24, cores=2))  # it says how many tiles are at once
     sizes = range(1000, 8000, 1000)
     network = tg.Network([random_layer(rng, a, b, density=1e-4, bias=-1) for a, b in pairwise(sizes)])
     rows = np.zeros((1024, 1000), np.float32)
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
         inference = tg.infer(network, rows, partitions=1, kernel="csr", strategy=strategy, reductions="none")
-    assert 0.85 < (given + peak_nbytes(inference)) / inference.plan.largest_task_nbytes < 1.1  # buffers are handed on
+    assert 0.9 < (given + peak_nbytes(inference)) / inference.plan.largest_task_nbytes < 1.1
 
 
 @pytest.mark.parametrize("strategy", ["hybrid", "data"])
@@ -110,7 +111,7 @@ def test_a_task_needs_no_more_than_planned_where_samples_die(strategy, dying):
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-5}):
         inference = tg.infer(network, rows, partitions=1, kernel="csr", strategy=strategy, reductions="dynamic")
     assert strategy == "data" or len(inference.plan.spans) > 2
-    assert peak_nbytes(inference) < 1.6 * inference.plan.largest_task_nbytes
+    assert peak_nbytes(inference) < 1.5 * inference.plan.largest_task_nbytes
 
 
 def peak_nbytes(inference):
@@ -130,7 +131,7 @@ def test_what_a_partition_leaves_keeps_no_more_in_memory(strategy):
     rows[::64, :20] = 9
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
         inference = tg.infer(network, rows, partitions=8, kernel="csr", strategy=strategy, reductions="dynamic")
-    assert peak_nbytes(inference) < 1.6 * inference.plan.largest_task_nbytes
+    assert peak_nbytes(inference) < 1.5 * inference.plan.largest_task_nbytes
 
 
 def test_more_threads_get_more_partitions(network):
