@@ -15,7 +15,7 @@ from taskgraph_dnn import executors
 from taskgraph_dnn.cli.job import PLAN, count_images, job_options, load_images, load_network
 from taskgraph_dnn.cli.terminal import show
 from taskgraph_dnn.config import Job, settings
-from taskgraph_dnn.dump import write_graph
+from taskgraph_dnn.dump import LAYOUTS, VIEWS, check_format, write_graph
 from taskgraph_dnn.errors import MissingDependencyError
 from taskgraph_dnn.inputs import density
 from taskgraph_dnn.io import read_network
@@ -59,12 +59,24 @@ def plan(job: Job, json_file: Path | None) -> None:
 @click.command()
 @click.argument("output", type=click.Path(path_type=Path))
 @job_options(PLAN)
-def visualize(job: Job, output: Path) -> None:
-    """Draw the task graph, a node for each layer and partition, to OUTPUT: .svg, .dot or .json."""
+@click.option(
+    "--view",
+    type=click.Choice(VIEWS),
+    help="Nodes: layers of partitions, tasks, or groups. Default: logical, or collapsed where that is too large.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(LAYOUTS),
+    default="auto",
+    help="Of .svg and .png: a grid, graphviz's, or graphviz's where it is installed and the graph is small (auto).",
+)
+def visualize(job: Job, output: Path, view: str | None, layout: str) -> None:
+    """Write the task graph to OUTPUT: .svg, .png, .dot, .json, .graphml, .mmd (Mermaid) or .html."""
     check_writable(output)
-    made = _plan(job)
-    write_graph(made, output)
-    click.echo(f"{output}: {made.nodes:,} nodes, {len(made.layers):,} layers x {len(made.partitions):,} partitions")
+    check_format(output, layout)
+    written = write_graph(_plan(job), output, view=view, layout=layout)
+    note = f"; {written.note}" if written.note else ""
+    click.echo(f"{output}: {len(written.nodes):,} nodes, {written.title}{note}")
 
 
 @click.command()
@@ -81,7 +93,9 @@ def _plan(job: Job) -> Plan:
     network = load_network(job)
     samples, filled = _batch(job, network)
     with executors.connected(job.scheduler):
-        return make_plan(network, samples, settings(), threads=executors.thread_count(), density=filled)
+        workers = len(executors.worker_addresses()) or None
+        threads = executors.thread_count()
+        return make_plan(network, samples, settings(), threads=threads, workers=workers, density=filled)
 
 
 def _batch(job: Job, network: Network) -> tuple[int, float]:

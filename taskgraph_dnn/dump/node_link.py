@@ -2,14 +2,15 @@
 
 import json
 
-from taskgraph_dnn.dump.logical import LogicalGraph
+from taskgraph_dnn.dump.view import GraphView
 
 
-def render(graph: LogicalGraph) -> str:
+def render(view: GraphView) -> str:
     """Return the graph as JSON, one node or edge a line."""
-    nodes = [json.dumps({"id": node.name, **node.attributes}) for node in graph.nodes]
-    edges = [json.dumps({"source": source, "target": target}) for source, target in graph.edges]
+    graph = json.dumps({"title": view.title, "note": view.note})
+    nodes = [json.dumps({"id": node.name, **node.attributes}) for node in view.nodes]
+    edges = [json.dumps({"source": source, "target": target}) for source, target in view.edges]
     return (
-        '{"directed": true, "multigraph": false, "graph": {},\n'
+        f'{{"directed": true, "multigraph": false, "graph": {graph},\n'
         '"nodes": [\n' + ",\n".join(nodes) + '\n],\n"edges": [\n' + ",\n".join(edges) + "\n]}\n"
     )
