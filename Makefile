@@ -8,7 +8,7 @@ NEURONS ?= all
 LAYERS ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest lint types format graphs challenge bench-kernels lock clean
+.PHONY: help install run test test-lowest lint types format graphs challenge bench-kernels bench-scaling lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,8 +49,11 @@ format: $(VENV)/installed ## Format the code.
 	$(BIN)/ruff format
 
 graphs: $(VENV)/installed ## Make the reference graphs in graphs/ again.
-	$(BIN)/taskgraph-dnn visualize graphs/reference.svg --config configs/reference-graph.yaml
-	$(BIN)/taskgraph-dnn visualize graphs/reference.json --config configs/reference-graph.yaml
+	for strategy in data pipeline hybrid; do \
+		$(BIN)/taskgraph-dnn visualize graphs/$$strategy.svg --layout grid --strategy $$strategy --config configs/reference-graph.yaml && \
+		$(BIN)/taskgraph-dnn visualize graphs/$$strategy.json --strategy $$strategy --config configs/reference-graph.yaml || exit; \
+	done
+	$(BIN)/taskgraph-dnn timeline graphs/timeline.json graphs/timeline.svg
 
 challenge: $(VENV)/installed ## Run the Graph Challenge, all or NEURONS=1024,4096 LAYERS=120, and verify it: hours, 25 GiB of disk.
 	mkdir -p docs/benchmarks
@@ -60,6 +63,11 @@ challenge: $(VENV)/installed ## Run the Graph Challenge, all or NEURONS=1024,409
 bench-kernels: $(VENV)/installed ## Time all kernels beside the other libraries that are installed: 15 minutes, nothing else running.
 	mkdir -p docs/benchmarks
 	$(BIN)/python -m taskgraph_dnn.benchmarks.kernels --json docs/benchmarks/kernels.json --markdown docs/benchmarks/kernels.md
+
+bench-scaling: $(VENV)/installed ## Time scheduling, and simulate strategies on up to 1,024 workers: a quarter of an hour, nothing else running.
+	mkdir -p docs/benchmarks
+	$(BIN)/python -m taskgraph_dnn.benchmarks.scheduling --json docs/benchmarks/scheduling.json --markdown docs/benchmarks/scheduling.md
+	$(BIN)/python -m taskgraph_dnn.benchmarks.scaling --json docs/benchmarks/scaling.json --markdown docs/benchmarks/scaling.md
 
 lock: ## Resolve the newest versions into requirements.lock.
 	$(PYTHON) -m pip install --quiet uv

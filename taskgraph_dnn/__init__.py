@@ -10,6 +10,7 @@ Data flows one way: files, Network, Plan, task graph, executor, Result. `docs/ar
 """
 
 from taskgraph_dnn.errors import (
+    CheckpointError,
     ClusterError,
     DumpError,
     FileError,
@@ -40,10 +41,12 @@ from taskgraph_dnn.io import (
 )
 from taskgraph_dnn.network import Layer, Network
 from taskgraph_dnn.plan import Plan
+from taskgraph_dnn.record import write_report, write_trace
 from taskgraph_dnn.result import Result
 from taskgraph_dnn.synthetic import digit_images, radixnet
 
 __all__ = [
+    "CheckpointError",
     "ClusterError",
     "DumpError",
     "FileError",
@@ -76,5 +79,7 @@ __all__ = [
     "write_challenge_network",
     "write_matrix_market",
     "write_packed",
+    "write_report",
+    "write_trace",
 ]
 __version__ = "0.1.0"

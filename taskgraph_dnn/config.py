@@ -18,6 +18,9 @@ from taskgraph_dnn.errors import PlanError
 
 _NAMESPACE = "taskgraph-dnn"
 
+#: Bytes of weights that a process keeps.
+_TASK_BYTES = ("packed-bytes", "read-bytes")
+
 #: Types that activations may have.
 DTYPES = ("float32", "float64")
 
@@ -55,9 +58,27 @@ class ClusterSettings:
 
     Attributes:
         silence: a run has failed when no task began or ended for so many seconds; infinite where it never has.
+        temporary: a folder of all workers and the client, for networks and samples that no file holds; None where nobody said.
+        ssh_python: the Python of clusters that are started by SSH; None for the same path as here.
+        ssh_threads: of each of their workers; None for one a core.
     """
 
     silence: float
+    temporary: Path | None
+    ssh_python: str | None
+    ssh_threads: int | None
+
+
+@dataclass(frozen=True)
+class CheckpointSettings:
+    """How often runs are checkpointed.
+
+    Attributes:
+        every: a partition's activations are kept after so many seconds of computing, as they are expected; 0 where they
+            are kept after each span of layers, infinite where only finished partitions are.
+    """
+
+    every: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +93,7 @@ class Job:
         seed: of what is made.
         check: how many samples to compare with the float64 reference; None where nobody said.
         scheduler: where to run.
+        checkpoint: a folder, or a URL, where the run is checkpointed; None where it is not.
     """
 
     network: str | None
@@ -84,6 +106,7 @@ class Job:
     truth: Path | None
     check: int | None
     scheduler: str
+    checkpoint: str | None
 
 
 def settings(**overrides: Any) -> Settings:
@@ -108,6 +131,27 @@ def settings(**overrides: Any) -> Settings:
     )
 
 
+def task_bytes(name: str) -> int:
+    """Return a setting that tasks look at where they run, one of `_TASK_BYTES`, without a look at all the others.
+
+    Raises:
+        PlanError: it has a value that none can have.
+    """
+    nbytes: int = _positive(name, dask.config.get(f"{_NAMESPACE}.{name}"), parse_bytes)
+    return nbytes
+
+
+def task_settings() -> dict[str, int]:
+    """Return the settings that tasks look at where they run, by their paths, as far as they are not the defaults.
+
+    Raises:
+        PlanError: one has a value that none can have.
+    """
+    found = {name: task_bytes(name) for name in _TASK_BYTES}
+    usual = _defaults()[_NAMESPACE]
+    return {f"{_NAMESPACE}.{name}": nbytes for name, nbytes in found.items() if nbytes != parse_bytes(usual[name])}
+
+
 def cluster_settings() -> ClusterSettings:
     """Return the configured settings of runs on a cluster.
 
@@ -116,7 +160,27 @@ def cluster_settings() -> ClusterSettings:
     """
     path = f"{_NAMESPACE}.cluster"
     values = _section(path, _defaults()[_NAMESPACE]["cluster"])
-    return ClusterSettings(silence=_seconds(f"{path}.silence", values["silence"]))
+
+    def optional(convert: Callable[..., Any], name: str, *arguments: Any) -> Any:
+        return None if values[name] is None else convert(f"{path}.{name.replace('_', '-')}", values[name], *arguments)
+
+    return ClusterSettings(
+        silence=_seconds(f"{path}.silence", values["silence"]) or math.inf,
+        temporary=optional(_path, "temporary"),
+        ssh_python=optional(_text, "ssh_python"),
+        ssh_threads=optional(_whole, "ssh_threads", 1),
+    )
+
+
+def checkpoint_settings() -> CheckpointSettings:
+    """Return the configured settings of checkpoints.
+
+    Raises:
+        PlanError: the configuration holds a name that is no setting, or a value that none can have.
+    """
+    path = f"{_NAMESPACE}.checkpoint"
+    values = _section(path, _defaults()[_NAMESPACE]["checkpoint"])
+    return CheckpointSettings(every=_seconds(f"{path}.every", values["every"]))
 
 
 def make_job(**overrides: Any) -> Job:
@@ -141,6 +205,7 @@ def make_job(**overrides: Any) -> Job:
         truth=optional(_path, "truth"),
         check=optional(_whole, "check", 0),
         scheduler=_text("job.scheduler", values["scheduler"]),
+        checkpoint=optional(_place, "checkpoint"),
     )
 
 
@@ -211,14 +276,14 @@ def _positive(name: str, value: Any, convert: Callable[[Any], Any]) -> Any:
 
 
 def _seconds(name: str, value: Any) -> float:
-    """Return a time in seconds; nothing and 0 stand for ever."""
+    """Return a time in seconds; nothing stands for ever."""
     try:
-        seconds = 0.0 if value is None else float(parse_timedelta(value))
+        seconds = math.inf if value is None else float(parse_timedelta(value))
     except (TypeError, ValueError, LookupError, AttributeError):
         seconds = -1.0
-    if not (seconds >= 0 and math.isfinite(seconds)):
+    if not (seconds >= 0 and (value is None or math.isfinite(seconds))):
         raise PlanError(f"{name} is {value!r}, expected a time like 10 minutes or 30s, or null")
-    return seconds or math.inf
+    return seconds
 
 
 @cache

@@ -33,6 +33,10 @@ class ClusterError(TaskgraphError):
     """A cluster cannot hold a run, or lost it: workers died, nobody got on with it, the scheduler is gone."""
 
 
+class CheckpointError(TaskgraphError):
+    """A checkpoint is damaged, of another run or in the way, or cannot be written."""
+
+
 class DumpError(TaskgraphError):
     """A task graph cannot be written as asked."""
 

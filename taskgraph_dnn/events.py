@@ -8,7 +8,8 @@ trace, its replay does); and it is published to the subscribers of this process,
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ class TaskEvent:
         counts: layers x 3: after each layer, the samples that have a nonzero output, folded ones counted; the samples
             that are still carried, folded ones not counted; and the multiply-adds done.
         hits, misses, read_nbytes, stall_seconds: what it took to get at the weights, as of `Weights`.
+        attempt: of the run, from 0; each time that it is resumed from a checkpoint is one more.
     """
 
     run: str
@@ -48,6 +50,7 @@ class TaskEvent:
     misses: int = 0
     read_nbytes: int = 0
     stall_seconds: float = 0.0
+    attempt: int = 0
 
     @property
     def seconds(self) -> float:
@@ -63,6 +66,15 @@ class TaskEvent:
     def multiply_adds(self) -> int:
         """Multiply-adds that the task did."""
         return int(self.counts[:, 2].sum())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values, ready for JSON."""
+        return asdict(self) | {"counts": self.counts.tolist()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TaskEvent":
+        """Return the event that `to_dict` made these values of."""
+        return cls(**values | {"counts": np.array(values["counts"], np.int64).reshape(-1, 3)})
 
 
 Subscriber = Callable[[TaskEvent], None]

@@ -26,7 +26,7 @@ from taskgraph_dnn.spare import SPARE
 
 #: Looking for samples to fold or to settle may take this part of the work that a partition would have without
 #: reductions, and this part of what was done since the last look.
-_OF_ALL, _OF_DONE = 0.02, 0.02
+_OF_ALL, _OF_DONE = 0.01, 0.02
 
 #: Moving samples pays if it saves as much in so many layers.
 _SOON = 2
@@ -50,6 +50,7 @@ class Span:
         reductions: names of those that a task may use.
         few: a partition with no more samples left leaves them to a merged one.
         merges: whether this is a merged partition, made of such samples.
+        attempt: of the run, for its events.
     """
 
     run: str
@@ -64,6 +65,7 @@ class Span:
     reductions: tuple[str, ...]
     few: int = 0
     merges: bool = False
+    attempt: int = 0
 
 
 @dataclass(frozen=True, eq=False)

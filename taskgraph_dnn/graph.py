@@ -1,20 +1,25 @@
 """From plan to task graph: the only module that knows Dask's expressions and task specification.
 
-    inputs-TOKEN, p                        rows of partition p: data, or a task that checks a block of a Dask array
-    network-TOKEN                          the network, where it has no file that workers could read
-    layers-TOKEN, stop, p                  a span of layers, up to layer `stop`, of partition p; merged partitions are
-                                           numbered behind the others
+    inputs-TOKEN, p                        rows of partition p: data, or a task that maps them, or that checks a block
+                                           of a Dask array; none where an earlier attempt has taken the partition on
+    network-TOKEN                          the network, where it has no file that workers could read, or one for this
+                                           run only
+    layers-TOKEN, stop, p                  a span of layers, up to layer `stop`, of partition p, or what is kept of it;
+                                           merged partitions are numbered behind the others
     left-TOKEN, stop, p                    the samples that partition p leaves to a merged one after that span
     inferenceresult-TOKEN                  all partitions, joined
 
 Two expressions make it. `InferencePartitions` is what a collection holds: its keys are the last span of every
-partition. `InferenceResult` is what `compute` asks for: one key, the joined result. An expression is sent to a cluster
-as it is, and the graph is built where the scheduler runs.
+partition. `InferenceResult` is what `compute` asks for: one key, the joined result. (On a cluster, `executors` asks for
+the partitions instead, and joins them itself.) An expression is sent to a cluster as it is, and the graph is built
+where the scheduler runs.
 
 The methods with underscores are Dask's expression protocol (`dask._expr.Expr`).
 """
 
-from itertools import pairwise
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import scipy.sparse
@@ -23,12 +28,16 @@ from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.sizeof import sizeof
 from dask.tokenize import tokenize
 
+from taskgraph_dnn.checkpoints import Checkpoint, run_kept
 from taskgraph_dnn.flow import Span
 from taskgraph_dnn.inputs import checked_rows, row_slice
+from taskgraph_dnn.io.packed import SharedFile
+from taskgraph_dnn.io.rows import SharedRows
 from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.network import Network
-from taskgraph_dnn.result import collect
-from taskgraph_dnn.spans import left_over, run_span
+from taskgraph_dnn.plan import Plan
+from taskgraph_dnn.result import Result, collect
+from taskgraph_dnn.spans import Finished, left_over, run_span
 
 # Dask takes a matrix for 56 bytes, and then moves and spills blindly.
 sizeof.register(scipy.sparse.csr_array, sparse_nbytes)
@@ -38,6 +47,18 @@ class _Partitions(Expr):  # type: ignore[misc]
     """Partitions of an inference, which `compute` joins."""
 
     _determ_token: str
+
+    # Dask looks for operands where there is no attribute, which takes microseconds: much for each of 100,000 tasks.
+
+    @property
+    def plan(self) -> Plan:
+        plan: Plan = self.operand("plan")
+        return plan
+
+    @property
+    def token(self) -> str:
+        token: str = self.operand("token")
+        return token
 
     def __dask_tokenize__(self) -> str:
         if not self._determ_token:
@@ -54,21 +75,25 @@ class InferencePartitions(_Partitions):
     """One inference, a key for each partition.
 
     Operands:
-        network: a `Network`, or the `NetworkSource` to read it from.
-        inputs: checked rows (CSR or dense, samples x inputs), or the expression of a Dask array with one block of all
-            inputs for each partition.
+        network: a `Network`, or the `NetworkSource` to read it from, or the `SharedFile` that holds it for this run.
+        inputs: checked rows (CSR or dense, samples x inputs) of the partitions that begin with them, or the
+            `SharedRows` that hold them for this run, or the expression of a Dask array with one block of all inputs for
+            each partition.
         plan: the `Plan`.
         places: as of `Reductions`.
         workers: addresses of the workers that the plan was made for; none where nobody has an address.
         token: what the keys are named by; equal for equal networks, inputs and plans. It is not the expression's own
             token: that one changes when Dask's optimizer rewrites `inputs`, and the collection's keys must not.
         read_seconds, prepare_seconds: what came before the run, for the result; no part of the expression's name.
+        checkpoint: where partitions are kept on their way; None where the plan has no checkpoints.
+        reached: partitions that do not begin with their rows, and after which layer they are kept at the checkpoint.
     """
 
     _parameters = [  # noqa: RUF012
         *("network", "inputs", "plan", "places", "workers"),
-        *("token", "read_seconds", "prepare_seconds"),
+        *("token", "read_seconds", "prepare_seconds", "checkpoint", "reached"),
     ]
+    _defaults: dict[str, Any] = {"checkpoint": None, "reached": {}}  # noqa: RUF012
 
     def __dask_annotations__(self) -> dict[str, dict[Any, Any]]:
         """Return where tasks are to run if they can: a lost or busy worker holds nobody up."""
@@ -78,7 +103,7 @@ class InferencePartitions(_Partitions):
         for partition in range(len(plan.partitions) + plan.merged):
             for number, (_, stop) in enumerate(plan.spans):
                 worker = plan.worker(number, partition)
-                if worker is not None:
+                if worker is not None and stop >= self.reached.get(partition, 0):
                     places[self._span_key(stop, partition)] = [self.workers[worker]]
         return {"workers": places, "allow_other_workers": dict.fromkeys(places, True)} if places else {}
 
@@ -90,15 +115,15 @@ class InferencePartitions(_Partitions):
         return (f"layers-{self.token}", stop, partition)
 
     def _layer(self) -> dict[Any, Any]:
-        nodes = self._input_nodes()
+        nodes = self._first_nodes()
         network: Any = self.network
-        if isinstance(network, Network):
+        if isinstance(network, Network | SharedFile):
             node = DataNode(f"network-{self.token}", network)
             nodes.append(node)
             network = TaskRef(node.key)
         for partition in range(len(self.plan.partitions)):
             before = TaskRef(nodes[partition].key)
-            for first, stop in self.plan.spans:
+            for first, stop in self._spans_left(partition):
                 nodes.append(self._span_task(partition, first, stop, before, network))
                 before = TaskRef(nodes[-1].key)
         for merged in range(self.plan.merged):
@@ -118,22 +143,48 @@ class InferencePartitions(_Partitions):
             together = [TaskRef(nodes[-1].key)]
         return nodes
 
-    def _span_task(self, partition: int, first: int, stop: int, before: Any, network: Any) -> Task:
-        return Task(self._span_key(stop, partition), run_span, before, network, self._span(partition, first, stop))
+    def _spans_left(self, partition: int) -> list[tuple[int, int]]:
+        return [span for span in self.plan.spans if span[0] >= self.reached.get(partition, 0)]
 
-    def _input_nodes(self) -> list[Any]:
+    def _span_task(self, partition: int, first: int, stop: int, before: Any, network: Any) -> Task:
+        key, span = self._span_key(stop, partition), self._span(partition, first, stop)
+        kept = self.plan.checkpoints
+        number = bisect_left(kept, stop)
+        if stop not in kept[number : number + 1]:
+            return Task(key, run_span, before, network, span)
+        replaced = kept[number - 1] if number and kept[number - 1] > self.reached.get(partition, 0) else None
+        return Task(key, run_kept, before, network, span, self.checkpoint, replaced)
+
+    def _first_nodes(self) -> list[Any]:
+        """Return for each partition the node that it begins with: its rows, or what is kept of it."""
+        inputs = self._input_nodes()
+        return [
+            self._kept_task(partition) if partition in self.reached else next(inputs)
+            for partition in range(len(self.plan.partitions))
+        ]
+
+    def _kept_task(self, partition: int) -> Task:
+        stop = self.reached[partition]
+        (first,) = (start for start, end in self.plan.spans if end == stop)
+        outputs, last = self.plan.layers[stop - 1].outputs, stop == len(self.plan.layers)
+        span = self._span(partition, first, stop)
+        return Task(self._span_key(stop, partition), Checkpoint.kept, self.checkpoint, span, outputs, last)
+
+    def _input_nodes(self) -> Iterator[Any]:
         name = f"inputs-{self.token}"
+        beginning = [(p, *bounds) for p, bounds in enumerate(self.plan.partitions) if p not in self.reached]
         if not isinstance(self.inputs, Expr):
-            return [
-                DataNode((name, p), row_slice(self.inputs, first, stop))
-                for p, (first, stop) in enumerate(self.plan.partitions)
-            ]
+            ends = accumulate((stop - first for _, first, stop in beginning), initial=0)
+            for (p, _, _), (first, stop) in zip(beginning, pairwise(ends), strict=True):
+                if isinstance(self.inputs, SharedRows):
+                    yield Task((name, p), self.inputs.part, first, stop)
+                else:
+                    yield DataNode((name, p), row_slice(self.inputs, first, stop))
+            return
         width = self.plan.layers[0].inputs
         blocks = [key for row in self.inputs.__dask_keys__() for key in row]
-        return [
-            Task((name, p), checked_rows, TaskRef(block), width, first, stop - first)
-            for p, (block, (first, stop)) in enumerate(zip(blocks, self.plan.partitions, strict=True))
-        ]
+        for p, first, stop in beginning:
+            yield Task((name, p), checked_rows, TaskRef(blocks[p]), width, first, stop - first)
 
     def _span(self, partition: int, first: int, stop: int) -> Span:
         plan, merges = self.plan, partition >= len(self.plan.partitions)
@@ -150,6 +201,7 @@ class InferencePartitions(_Partitions):
             reductions=plan.dynamic,
             few=plan.few,
             merges=merges,
+            attempt=plan.attempt,
         )
 
 
@@ -187,10 +239,16 @@ class InferenceResult(Expr):  # type: ignore[misc]
     def __dask_keys__(self) -> list[Any]:
         return [self._name]
 
+    def joined(self, finished: Sequence[Finished]) -> Result:
+        """Return the result, where somebody has taken the finished partitions."""
+        return collect(finished, *self._described())
+
     def _layer(self) -> dict[Any, Any]:
         finished = List(*(TaskRef(key) for key in self.partitions.__dask_keys__()))
-        timing = self.read_seconds, self.prepare_seconds
-        return {self._name: Task(self._name, collect, finished, self.plan, self.places, *timing)}
+        return {self._name: Task(self._name, collect, finished, *self._described())}
+
+    def _described(self) -> tuple[Any, ...]:
+        return self.plan, self.places, self.read_seconds, self.prepare_seconds
 
 
 def array_expr(array: Any) -> Expr:

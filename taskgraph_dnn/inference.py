@@ -1,19 +1,23 @@
 """`infer`: from a network and samples to a lazy Dask collection."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from dask import is_dask_collection, threaded
 from dask.base import DaskMethodsMixin, replace_name_in_key
 from dask.tokenize import tokenize
 
 from taskgraph_dnn import executors
-from taskgraph_dnn.config import Settings, settings
-from taskgraph_dnn.errors import InputError
+from taskgraph_dnn.checkpoints import Attempt, begin, rows_digest
+from taskgraph_dnn.config import Settings, checkpoint_settings, settings
+from taskgraph_dnn.errors import CheckpointError, InputError, PlanError
 from taskgraph_dnn.graph import InferencePartitions, RebuiltPartitions, array_expr
 from taskgraph_dnn.inputs import checked_rows, density
 from taskgraph_dnn.network import Network
@@ -22,6 +26,8 @@ from taskgraph_dnn.reductions.choice import choose_reductions
 from taskgraph_dnn.reductions.names import chosen_reductions
 from taskgraph_dnn.result import Result, collect
 from taskgraph_dnn.spans import awaited
+
+_log = logging.getLogger(__name__)
 
 
 def infer(
@@ -33,6 +39,8 @@ def infer(
     strategy: str | None = None,
     dtype: Any = None,
     reductions: Any = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
 ) -> "Inference":
     """Return the lazy inference of `samples` by `network`.
 
@@ -47,39 +55,74 @@ def infer(
         dtype: of activations, sums and outputs: float32 or float64.
         reductions: work to leave out: "exact" (all that leave the answer as it is), "dynamic" (those among them that
             leave every bit as it is), "none", or names of reductions; see docs/reductions.md.
+        checkpoint: a folder, or a URL that fsspec knows, where partitions are kept on their way and at their end, for
+            this one run; see docs/checkpoints.md. It says at once that the run begins. None keeps nothing.
+        resume: whether to go on with the run that is kept there, if any, with the plan that it began with.
 
-    Options that are None are taken from Dask's configuration, `taskgraph-dnn.*`.
+    Options that are None, but for `checkpoint`, are taken from Dask's configuration, `taskgraph-dnn.*`.
 
     Raises:
         InputError: the samples do not fit the network, or hold nan or infinity. (A Dask array's values are only looked
             at when its blocks are there: the run then fails with this error.)
         PlanError: an option is out of range or unknown.
         KernelError: the kernel is unknown.
-        MissingDependencyError: the kernel needs a package that is not installed.
+        CheckpointError: the checkpoint is of another run, or of this one and not to be resumed; or cannot be used.
+        MissingDependencyError: the kernel, or the checkpoint's URL, needs a package that is not installed.
     """
     started = time.perf_counter()
     if not isinstance(network, Network):
         raise InputError(f"network is a {type(network).__name__}, expected a Network")
+    if resume and checkpoint is None:
+        raise PlanError("resume needs a checkpoint to go on from: checkpoint is None")
     chosen = settings(partitions=partitions, kernel=kernel, strategy=strategy, dtype=dtype, reductions=reductions)
     reduced = choose_reductions(network, chosen_reductions(chosen.reductions), chosen.dtype)
-    threads, workers = executors.thread_count(), executors.worker_addresses()
+    threads, workers = executors.resources()
+    crew: dict[str, Any] = {"threads": threads, "workers": len(workers) or None}
+    every = None if checkpoint is None else checkpoint_settings().every
     inputs: Any
     if is_dask_collection(samples):
         array = _row_chunks(samples, network, chosen)
         bounds = tuple(pairwise(accumulate(array.chunks[0], initial=0)))
-        plan = make_plan(reduced, len(array), chosen, threads=threads, workers=len(workers) or None, partitions=bounds)
+        plan = make_plan(reduced, len(array), chosen, **crew, partitions=bounds, checkpoint_seconds=every)
         inputs = array_expr(array)
     else:
         inputs = checked_rows(samples, network.inputs)
-        plan = make_plan(
-            reduced, inputs.shape[0], chosen, threads=threads, workers=len(workers) or None, density=density(inputs)
-        )
+        filled = density(inputs)
+        plan = make_plan(reduced, inputs.shape[0], chosen, **crew, density=filled, checkpoint_seconds=every)
     read_seconds = network.read_seconds + getattr(samples, "read_seconds", 0.0)
     source = reduced.network if reduced.network.source is None else reduced.network.source
-    token = tokenize(network.digest, inputs, plan, ensure_deterministic=True)
-    prepare_seconds = time.perf_counter() - started
-    timing = read_seconds, prepare_seconds
-    return Inference(InferencePartitions(source, inputs, plan, reduced.places, workers, token, *timing))
+    if checkpoint is None:
+        token, attempt = tokenize(network.digest, inputs, plan, ensure_deterministic=True), Attempt(None, plan, {})
+    else:
+        attempt = begin(checkpoint, plan, _about(network, reduced.network, inputs, chosen), resume=resume)
+        token = tokenize(attempt.checkpoint, ensure_deterministic=True)
+        inputs = inputs if is_dask_collection(samples) else _rows_left(inputs, attempt)
+    timing = read_seconds, time.perf_counter() - started
+    how = attempt.plan, reduced.places, workers, token, *timing, attempt.checkpoint, attempt.reached
+    return Inference(InferencePartitions(source, inputs, *how))
+
+
+def _about(network: Network, computed: Network, inputs: Any, chosen: Settings) -> dict[str, Any]:
+    """Return what must be the same when a run is resumed."""
+    data = isinstance(inputs, np.ndarray) or scipy.sparse.issparse(inputs)
+    return {
+        "network": network.digest,
+        "computed network": computed.digest,
+        "inputs": rows_digest(inputs) if data else tokenize(inputs, ensure_deterministic=True),
+        "partitions": chosen.partitions,
+        "kernel": chosen.kernel,
+        "strategy": chosen.strategy,
+        "dtype": chosen.dtype,
+        "reductions": list(chosen_reductions(chosen.reductions)),
+    }
+
+
+def _rows_left(rows: Any, attempt: Attempt) -> Any:
+    """Return the rows of the partitions that begin with them."""
+    if not attempt.reached:
+        return rows
+    left = [np.arange(*bounds) for p, bounds in enumerate(attempt.plan.partitions) if p not in attempt.reached]
+    return rows[np.concatenate([np.empty(0, np.int64), *left])]
 
 
 def _row_chunks(array: Any, network: Network, chosen: Settings) -> Any:
@@ -116,7 +159,10 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
 
     @property
     def token(self) -> str:
-        """The name of its tasks and events (`TaskEvent.run`): equal for equal networks, samples and plans."""
+        """The name of its tasks and events (`TaskEvent.run`): equal for equal networks, samples and plans.
+
+        Each attempt at a checkpointed run has its own.
+        """
         token: str = self.expr.token
         return token
 
@@ -125,7 +171,9 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
 
         Raises:
             ClusterError: a worker has too little memory for the plan, or the cluster failed or made no progress.
+            CheckpointError: a worker does not see the checkpoint, or it cannot be written, or what is there is damaged.
         """
+        self._check_checkpoint(kwargs.get("scheduler"))
         with executors.submission(self.plan, kwargs.get("scheduler")) as scheduler, awaited(self.token):
             result: Result = super().compute(**kwargs | {"scheduler": scheduler})
         return result
@@ -135,25 +183,52 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
 
         Raises:
             ClusterError: a worker has too little memory for the plan.
+            CheckpointError: as of `compute`.
         """
+        self._check_checkpoint(kwargs.get("scheduler"))
         with executors.submission(self.plan, kwargs.get("scheduler")), awaited(self.token):
             persisted: Inference = super().persist(**kwargs)
         return persisted
 
-    def visualize(self, filename: str | os.PathLike[str] = "graph.svg", **kwargs: Any) -> Any:
-        """Write the logical graph, a node for each layer and partition, to a .svg, .dot or .json file.
+    def _check_checkpoint(self, scheduler: Any) -> None:
+        checkpoint = getattr(self.expr, "checkpoint", None)
+        if checkpoint is not None:
+            for worker, error in executors.failures_on_workers(scheduler, checkpoint.check).items():
+                raise CheckpointError(f"worker {worker}: {error}: every worker has to see it there")
 
-        With any keyword (`color=`, `optimize_graph=` ...) Dask draws its own picture of the tasks instead, which needs
-        graphviz.
+    def visualize(
+        self,
+        filename: str | os.PathLike[str] = "graph.svg",
+        *,
+        view: str | None = None,
+        layout: str = "auto",
+        **kwargs: Any,
+    ) -> Any:
+        """Write the graph to a .svg, .png, .dot, .json, .graphml, .mmd (Mermaid) or .html file, and return its path.
+
+        Args:
+            filename: the file; its suffix is the format.
+            view: "logical" (a node for each layer and partition), "tasks" (for each span of layers and partition) or
+                "collapsed" (for groups of them); None for the logical one, or, where that is too large for the format,
+                the collapsed one, which is logged and said in the file.
+            layout: of a .svg or .png file: "grid", "dot" (graphviz's), or "auto" for graphviz's where it is installed
+                and the graph is small.
+            **kwargs: with any other option (`color=`, `optimize_graph=` ...) Dask draws its own picture of the tasks
+                instead, which needs graphviz.
 
         Raises:
-            DumpError: the file's suffix is none of these, or the graph is too large to look at.
+            DumpError: the suffix, the view or the layout is none of these, or the graph is too large for a .png file.
+            MissingDependencyError: a .png file needs Pillow where graphviz does not draw it.
+            FileError: the file cannot be written.
         """
         if kwargs:
             return super().visualize(filename=os.fspath(filename), **kwargs)
         from taskgraph_dnn.dump import write_graph
 
-        return write_graph(self.plan, filename)
+        made = write_graph(self.plan, filename, view=view, layout=layout)
+        if view is None and made.note:
+            _log.warning("%s: %s, because all of them would be too many", filename, made.note)
+        return Path(filename)
 
     def __repr__(self) -> str:
         plan = self.plan

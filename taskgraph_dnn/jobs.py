@@ -10,6 +10,7 @@ would keep a job running that somebody else cancels.
 All functions speak to the cluster of the active `distributed.Client`.
 """
 
+import math
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -47,6 +48,7 @@ class Submission:
         version: of the package that submitted it.
         samples, layers, edges: of the batch and the network.
         tasks: of all partitions.
+        longest_task_seconds: what the longest of them is expected to take.
         strategy, reductions: as of the plan.
         keys: of the partitions' last tasks.
     """
@@ -58,6 +60,7 @@ class Submission:
     layers: int
     edges: int
     tasks: int
+    longest_task_seconds: float
     strategy: str
     reductions: tuple[str, ...]
     keys: tuple[Any, ...]
@@ -116,6 +119,7 @@ def submit(inference: Inference, name: str) -> Submission:
     Raises:
         JobError: the name is not valid, or in use; or a worker cannot read the network's file.
         ClusterError: a worker has too little memory for the plan.
+        CheckpointError: a worker does not see the inference's checkpoint.
     """
     check_free(name)
     client, plan = _client(), inference.plan
@@ -128,6 +132,7 @@ def submit(inference: Inference, name: str) -> Submission:
         layers=plan.depth,
         edges=plan.edges,
         tasks=plan.tasks,
+        longest_task_seconds=plan.longest_task_seconds,
         strategy=plan.strategy,
         reductions=plan.reductions,
         keys=tuple(inference.__dask_keys__()),
@@ -183,29 +188,43 @@ def result(name: str, *, timeout: float | None = None, report: Progress | None =
         report: called with the partitions that are finished and all of them, while it waits.
 
     Raises:
-        JobError: there is no such job, it failed or is lost, or it is not finished by then.
+        JobError: there is no such job, it failed or is lost, or it is not finished by then; or nobody gets on with it
+            for `taskgraph-dnn.cluster.silence`.
     """
-    limit = None if timeout is None else time.monotonic() + timeout
-    while (job := status(name)).unfinished:
-        if report is not None:
-            report(job.done, job.partitions)
-        if limit is not None and time.monotonic() >= limit:
-            raise JobError(f"job {name!r}: {job}")
-        time.sleep(_POLL_SECONDS if limit is None else max(0.0, min(_POLL_SECONDS, limit - time.monotonic())))
+    client = _client()
+    job = _ended(client, name, math.inf if timeout is None else timeout, report)
     if job.error:
         raise JobError(f"job {name!r}: {job}; {job.error}")
-    client = _client()
     inference: Inference | None = client.get_dataset(_INFERENCE + name, default=None)
     if inference is None:  # cancelled in the meantime
         raise _unknown(client, name)
     return inference.compute()
 
 
+def _ended(client: Any, name: str, timeout: float, report: Progress | None) -> Status:
+    """Wait until there is nothing to wait for any more, and return how far the job is then."""
+    from taskgraph_dnn.executors import supervision
+
+    limit, job = time.monotonic() + timeout, status(name)
+    progress = supervision.Progress(supervision.patience(job.submission.longest_task_seconds))
+    while job.unfinished:
+        if report is not None:
+            report(job.done, job.partitions)
+        if time.monotonic() >= limit:
+            raise JobError(f"job {name!r}: {job}")
+        progress.look(client.run_on_scheduler(supervision.standing, job.submission.keys))
+        if progress.silent:
+            raise JobError(f"job {name!r}: {job}; {progress}")
+        time.sleep(max(0.0, min(_POLL_SECONDS, limit - time.monotonic())))
+        job = status(name)
+    return job
+
+
 def cancel(name: str) -> Status:
     """Take a job and its result from the cluster, and return how far it was.
 
-    A task that a worker has begun ends first, and is forgotten then. Tasks that another job, or somebody else, wants as
-    well go on.
+    A task that a worker has begun ends before its next layer. Tasks that another job, or somebody else, wants as well
+    go on.
 
     Raises:
         JobError: there is no such job.
@@ -238,9 +257,10 @@ def _check_readable(client: Any, network: Any) -> None:
     """Check that the workers of now find the file that they are to read the network from."""
     if network is None or isinstance(network, Network):  # it travels with the job
         return
-    for worker, error in client.run(_open, network, on_error="return").items():
-        if error is not None:
-            raise JobError(f"worker {worker} cannot read the network: {error}")
+    from taskgraph_dnn.executors import cluster
+
+    for worker, error in cluster.failures_on_workers(client, _open, network).items():
+        raise JobError(f"worker {worker} cannot read the network: {error}")
 
 
 def _open(network: Any) -> None:

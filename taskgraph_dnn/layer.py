@@ -240,7 +240,7 @@ class Layer:
         """Number of output neurons."""
         return self.shape[1]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the layer's arrays."""
         index = np.dtype(index_dtype(self.shape, self.nnz)).itemsize

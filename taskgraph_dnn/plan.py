@@ -11,6 +11,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from taskgraph_dnn.config import Settings
 from taskgraph_dnn.costs import Cost, choose_kernel, cost
@@ -20,7 +21,7 @@ from taskgraph_dnn.machine import last_cache
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.reductions.choice import Reductions, choose_reductions
 from taskgraph_dnn.reductions.names import DYNAMIC, chosen_reductions
-from taskgraph_dnn.strategies import STRATEGIES, Strategy
+from taskgraph_dnn.strategies import STRATEGIES, checkpoint_stops, stage_workers
 
 #: Lanes of a tile, of which a plan takes those that are expected to be the faster: every edge is decoded once for all
 #: lanes, but a wider tile needs more of the caches.
@@ -49,6 +50,7 @@ class LayerPlan:
         edges: of the layer as the network has it; 0 where the layer only adds inputs up, for those that follow.
         kernel: what computes it.
         reason: why.
+        seconds: what it is expected to take for the largest partition, if no sample leaves it on the way.
     """
 
     sources: tuple[int, ...]
@@ -58,6 +60,7 @@ class LayerPlan:
     edges: int
     kernel: str
     reason: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -79,9 +82,12 @@ class Plan:
         dtype: of the activations, and of the sums: float32 or float64.
         threads: worker threads that the plan was made for.
         workers: worker processes; all threads, where they are of one process.
-        longest_task_seconds: what the longest task is expected to take.
+        span_seconds: what each span is expected to take for the largest partition, if no sample leaves it on the way.
         largest_task_nbytes: the most bytes of dense activations that a task needs: what it was given, what it returns,
             and between them the inputs and outputs of one layer for a few tiles.
+        checkpoints: layers, each the last of a span and counted from 1, after which a partition's activations are kept
+            for another attempt; none where the run is not checkpointed.
+        attempt: of the run, from 0; each time that it is resumed is one more.
     """
 
     strategy: str
@@ -98,8 +104,10 @@ class Plan:
     dtype: str
     threads: int
     workers: int
-    longest_task_seconds: float
+    span_seconds: tuple[float, ...]
     largest_task_nbytes: int
+    checkpoints: tuple[int, ...] = ()
+    attempt: int = 0
 
     @property
     def samples(self) -> int:
@@ -115,6 +123,17 @@ class Plan:
     def tasks(self) -> int:
         """Tasks that compute layers: spans x partitions, and the merged partitions' from the second span on."""
         return len(self.spans) * len(self.partitions) + (len(self.spans) - 1) * self.merged
+
+    @property
+    def longest_task_seconds(self) -> float:
+        """What the longest task is expected to take."""
+        return max(self.span_seconds)
+
+    @property
+    def task_seconds(self) -> NDArray[np.float64]:
+        """Partitions x spans: what each task is expected to take; nobody expects anything of merged partitions."""
+        tiles = np.array([-(-(stop - first) // self.lanes) for first, stop in self.partitions])
+        return np.outer(tiles / tiles.max(initial=1), self.span_seconds)
 
     @property
     def edges(self) -> int:
@@ -136,9 +155,13 @@ class Plan:
 
         Merged partitions, numbered behind the others, take part like these.
         """
-        numbers = {"span": (span, len(self.spans)), "partition": (partition, len(self.partitions) + self.merged)}
-        number, count = numbers.get(STRATEGIES[self.strategy].stays, (0, 0))
-        return number * self.workers // count if count else None
+        stays = STRATEGIES[self.strategy].stays
+        if stays == "span":
+            sharing = stage_workers(span, len(self.spans), self.workers)
+            return sharing[partition % len(sharing)]
+        if stays == "partition":
+            return partition * self.workers // (len(self.partitions) + self.merged)
+        return None
 
     def members(self, merged: int) -> range:
         """Return the partitions that leave their last samples to a merged one, which is numbered from 0."""
@@ -147,6 +170,9 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, ready for JSON."""
         return asdict(self)
+
+    def __dask_tokenize__(self) -> object:
+        return type(self).__name__, repr(self)  # field by field it would take Dask a third of a second
 
     def __str__(self) -> str:
         return _table(self)
@@ -161,6 +187,7 @@ def make_plan(
     workers: int | None = None,
     partitions: Sequence[tuple[int, int]] | None = None,
     density: float = 1.0,
+    checkpoint_seconds: float | None = None,
 ) -> Plan:
     """Plan a run.
 
@@ -172,6 +199,8 @@ def make_plan(
         workers: the processes that they belong to; None where it is one, whose threads then count as workers.
         partitions: (first, stop) samples of each partition where the input fixes them.
         density: which part of the input is not zero.
+        checkpoint_seconds: a partition's activations are kept after so many seconds of computing, as they are expected;
+            None where the run is not checkpointed.
 
     Raises:
         PlanError: the strategy, or a reduction, is unknown.
@@ -194,16 +223,20 @@ def make_plan(
     width = _Width.of(network, lanes, settings, rows=chosen[0][0].reads_rows)
     tiles = _tiles_at_once(width, threads)
     if partitions is None:
-        partitions = _cut(samples, lanes, width, settings, strategy, threads)
+        wanted = strategy.partitions(seconds[lanes], settings.task_seconds, threads)
+        partitions = _cut(samples, lanes, width, settings, wanted, threads)
     largest = max((stop - first for first, stop in partitions), default=0)
     costs = _costs(network, chosen, largest, lanes, settings, density)
     growing = any(name in DYNAMIC for name in reductions.used)
     spans = strategy.spans([c.seconds for c in costs], settings.task_seconds, growing, workers or threads)
-    used, notes, merged = _merging(reductions, len(partitions), len(spans), settings.partition_bytes // width.widest)
+    span_seconds = tuple(sum(c.seconds for c in costs[first:stop]) for first, stop in spans)
+    checkpoints = () if checkpoint_seconds is None else checkpoint_stops(spans, span_seconds, checkpoint_seconds)
+    fitting = settings.partition_bytes // width.widest
+    used, notes, merged = _merging(reductions, len(partitions), len(spans), fitting, kept=bool(checkpoints))
     passing = min(1.0, tiles * lanes / largest) if largest else 0.0
     return Plan(
         strategy=settings.strategy,
-        layers=_layer_plans(reductions, chosen),
+        layers=_layer_plans(reductions, chosen, costs),
         folds_inputs=reductions.folds_inputs,
         reductions=used,
         notes=notes,
@@ -216,10 +249,11 @@ def make_plan(
         dtype=settings.dtype,
         threads=threads,
         workers=workers or threads,
-        longest_task_seconds=max(sum(c.seconds for c in costs[first:stop]) for first, stop in spans),
+        span_seconds=span_seconds,
         largest_task_nbytes=max(
             _span_nbytes(costs[first:stop], passing, pools=growing, last=stop == len(costs)) for first, stop in spans
         ),
+        checkpoints=checkpoints,
     )
 
 
@@ -234,25 +268,27 @@ def _span_nbytes(costs: Sequence[Cost], passing: float, *, pools: bool, last: bo
     return costs[0].read_nbytes + returned + int(2 * passing * widest)
 
 
-def _layer_plans(reductions: Reductions, chosen: list[tuple[Kernel, str]]) -> tuple[LayerPlan, ...]:
+def _layer_plans(reductions: Reductions, chosen: list[tuple[Kernel, str]], costs: list[Cost]) -> tuple[LayerPlan, ...]:
     network = reductions.network
     edges = [0] * reductions.folds_inputs + [layer.nnz for layer in reductions.original]
     return tuple(
-        LayerPlan(network.sources(number), layer.inputs, layer.outputs, layer.nnz, edges[number], kernel.name, reason)
-        for number, (layer, (kernel, reason)) in enumerate(zip(network, chosen, strict=True))
+        LayerPlan(network.sources(n), y.inputs, y.outputs, y.nnz, edges[n], kernel.name, reason, costs[n].seconds)
+        for n, (y, (kernel, reason)) in enumerate(zip(network, chosen, strict=True))
     )
 
 
 def _merging(
-    reductions: Reductions, partitions: int, spans: int, fitting: int
+    reductions: Reductions, partitions: int, spans: int, fitting: int, *, kept: bool
 ) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...], int]:
     """Return the reductions in use, the notes, and how many merged partitions there are."""
     name = "merge-partitions"
     if name not in reductions.used:
         return reductions.used, reductions.notes, 0
-    if partitions > 1 and spans > 1:
-        return reductions.used, reductions.notes, -(-partitions // max(2, min(_MERGED, fitting)))
     off = "off: there is only one partition" if partitions <= 1 else "off: there is only one span of layers"
+    if partitions > 1 and spans > 1:
+        if not kept:
+            return reductions.used, reductions.notes, -(-partitions // max(2, min(_MERGED, fitting)))
+        off = "off: a checkpointed run goes on partition by partition"
     notes = tuple((noted, off if noted == name else note) for noted, note in reductions.notes)
     return tuple(used for used in reductions.used if used != name), notes, 0
 
@@ -298,7 +334,7 @@ def _tiles_at_once(width: _Width, threads: int) -> int:
 
 
 def _cut(
-    samples: int, lanes: int, width: _Width, settings: Settings, strategy: Strategy, threads: int
+    samples: int, lanes: int, width: _Width, settings: Settings, wanted: int, threads: int
 ) -> tuple[tuple[int, int], ...]:
     if isinstance(settings.partitions, int):
         return even_ranges(samples, settings.partitions)
@@ -306,7 +342,7 @@ def _cut(
     # What a task was given, and what it returns; and two buffers for the tiles that pass through, or for all of them.
     passing = min(_tiles_at_once(width, threads), settings.partition_bytes // (4 * width.widest))
     fitting = max(1, settings.partition_bytes // (2 * width.widest) - passing)
-    count = max(-(-tiles // fitting), min(strategy.partitions_per_thread * threads, tiles))
+    count = max(-(-tiles // fitting), min(wanted, tiles))
     # Whole tiles, so that no partition but the last computes padding.
     return tuple((first * lanes, min(stop * lanes, samples)) for first, stop in even_ranges(tiles, count))
 
@@ -345,6 +381,7 @@ def _table(plan: Plan) -> str:
             f"spans       {len(plan.spans):,} of up to {longest:,} layers, {passing}",
             f"graph       {plan.nodes:,} logical nodes (layer x partition) in {plan.tasks:,} tasks",
             f"a task      up to {plan.longest_task_seconds:.2g} s and {mebibytes:,.1f} MiB of activations",
+            *([f"checkpoints after {len(plan.checkpoints):,} of the spans"] if plan.checkpoints else []),
             *(f"{'' if number else 'reductions':<12}{name}: {note}" for number, (name, note) in enumerate(plan.notes)),
             "",
             *(_line(row, widths) for row in rows),

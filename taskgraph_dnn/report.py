@@ -22,9 +22,14 @@ def result_table(result: Result) -> Table:
     table.add_row(
         "tasks", f"{plan.tasks:,} ({len(plan.partitions):,} partitions x {len(plan.spans):,} spans of layers)"
     )
+    (median, longest), (planned, at_most) = result.true_tasks, result.planned_tasks
+    table.add_row("a task", f"{median:.3g} s, longest {longest:.3g} s; planned {planned:.3g} s and {at_most:.3g} s")
     table.add_row("reductions", ", ".join(plan.reductions) or "none")
     table.add_row("kernel", ", ".join(sorted({layer.kernel for layer in plan.layers})))
     table.add_row("categories", f"{len(result.categories):,} samples with a nonzero output")
+    if plan.attempt:
+        resumed = f"{result.resumed.finished:,} partitions were finished, {result.resumed.under_way:,} under way"
+        table.add_row("resumed", f"{resumed}; attempt {plan.attempt + 1:,}")
     table.add_section()
     table.add_row("read", f"{seconds.read:.3f} s")
     table.add_row("prepare", f"{seconds.prepare:.3f} s")
@@ -76,10 +81,12 @@ def result_dict(result: Result, checks: list[Check]) -> dict[str, Any]:
         "samples": result.samples,
         "edges": result.edges,
         "multiply_adds": result.multiply_adds,
+        "resumed": result.resumed._asdict(),
         "read_seconds": result.seconds.read,
         "prepare_seconds": result.seconds.prepare,
         "infer_seconds": result.seconds.infer,
         "edges_per_second": result.edges_per_second,
+        "task_seconds": {"planned": result.planned_tasks._asdict(), "true": result.true_tasks._asdict()},
         "weights": result.weights._asdict(),
         "categories": result.categories.tolist(),
         "layer_counts": [asdict(layer) for layer in result.layers],

@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from taskgraph_dnn.events import TaskEvent
 from taskgraph_dnn.meter import Weights
@@ -23,7 +24,8 @@ class Seconds:
         read: reading or generating the network and the samples, where this package did it.
         prepare: validating, planning, and, summed over tasks, loading and packing weights and compiling kernels.
         infer: from the start of the first task to the end of the last, from the rows of input to the rows of output,
-            less what every worker spent on preparing in the meantime.
+            less what every worker spent on preparing in the meantime. Of a run that was resumed, this is the sum of its
+            attempts, for those of their tasks that the result was made of.
     """
 
     read: float
@@ -32,6 +34,26 @@ class Seconds:
 
     def __str__(self) -> str:
         return f"read {self.read:.3g} s, prepare {self.prepare:.3g} s, infer {self.infer:.3g} s"
+
+
+class Durations(NamedTuple):
+    """How long tasks last: seconds of computing, preparation apart; of the median task and of the longest."""
+
+    median: float
+    longest: float
+
+    @classmethod
+    def of(cls, seconds: ArrayLike) -> "Durations":
+        """Return those of tasks that take so many seconds; 0 where there is no task."""
+        taken = np.ravel(seconds)
+        return cls(float(np.median(taken)), float(taken.max())) if taken.size else cls(0.0, 0.0)
+
+
+class Resumed(NamedTuple):
+    """Partitions that an attempt at a run found at its checkpoint: those that were finished, and others."""
+
+    finished: int
+    under_way: int
 
 
 @dataclass(frozen=True)
@@ -110,6 +132,16 @@ class Result:
         return sum(event.multiply_adds for event in self.events)
 
     @property
+    def planned_tasks(self) -> Durations:
+        """How long tasks were expected to last, if no sample leaves on the way."""
+        return Durations.of(self.plan.task_seconds)
+
+    @property
+    def true_tasks(self) -> Durations:
+        """How long they did."""
+        return Durations.of([event.seconds for event in self.events])
+
+    @property
     def weights(self) -> Weights:
         """What it took all tasks to get at weights."""
         return Weights(
@@ -118,6 +150,16 @@ class Result:
             nbytes=sum(event.read_nbytes for event in self.events),
             stall_seconds=sum(event.stall_seconds for event in self.events),
         )
+
+    @property
+    def resumed(self) -> "Resumed":
+        """What this attempt at the run found of earlier ones; nothing, where there was none."""
+        attempts: defaultdict[int, set[int]] = defaultdict(set)
+        for event in self.events:
+            attempts[event.partition].add(event.attempt)
+        before = [found for found in attempts.values() if min(found) < self.plan.attempt]
+        finished = sum(self.plan.attempt not in found for found in before)
+        return Resumed(finished, len(before) - finished)
 
     @cached_property
     def layers(self) -> tuple[LayerCounts, ...]:
@@ -183,9 +225,15 @@ def _representatives(partitions: Sequence[Finished], samples: int) -> NDArray[np
 
 
 def _infer_seconds(events: Sequence[TaskEvent]) -> float:
+    """Return how long all attempts took."""
+    attempts: defaultdict[int, list[TaskEvent]] = defaultdict(list)
+    for event in events:
+        attempts[event.attempt].append(event)
+    return sum(map(_attempt_seconds, attempts.values()), 0.0)
+
+
+def _attempt_seconds(events: Sequence[TaskEvent]) -> float:
     """Return the time from the first start to the last end, less the least that any worker prepared in that time."""
-    if not events:
-        return 0.0
     preparing: defaultdict[str, float] = defaultdict(float)
     for event in events:
         preparing[event.worker] += event.prepare_seconds

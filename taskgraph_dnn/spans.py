@@ -9,7 +9,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Activations, Values, fill_tiles, to_csr
-from taskgraph_dnn.config import settings
+from taskgraph_dnn.config import task_bytes
 from taskgraph_dnn.errors import AbandonedError
 from taskgraph_dnn.events import TaskEvent, publish
 from taskgraph_dnn.flow import Block, Budget, Flow, Numbers, Pool, Span
@@ -34,6 +34,9 @@ from taskgraph_dnn.reductions.certificates import certify, nothing_proved
 from taskgraph_dnn.spare import SPARE
 
 _EVENT_NBYTES = 200  # about, of one event
+
+#: Layers are read so far ahead at most: each task looks at all of them, and may last no longer than one of them does.
+_LAYERS_AHEAD = 64
 
 
 #: Runs, by their tokens, of which nobody in this process waits for the answer any more.
@@ -52,6 +55,22 @@ def awaited(run: str) -> Iterator[None]:
     except BaseException:
         _abandoned.add(run)
         raise
+
+
+#: Raises where nobody waits any more for the task that it was made for.
+Check = Callable[[], None]
+
+_makers: list[Callable[[], Check | None]] = []
+
+
+@contextmanager
+def checked(make: Callable[[], Check | None]) -> Iterator[None]:
+    """Call `make` as each task in this process begins, in its thread, and what it returns before each of its layers."""
+    _makers.append(make)
+    try:
+        yield
+    finally:
+        _makers.remove(make)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +189,7 @@ class _ReadAhead:
         self.reached = first - 1  # the last layer that a block has come to
         self.asked = first  # the first layer behind it that nobody was asked to read
         self.nbytes = 0  # of the layers between these two
-        self.most = settings().read_bytes // 4
+        self.most = task_bytes("read-bytes") // 4
 
     def reach(self, layer: int) -> None:
         """Say that `layer` is computed next."""
@@ -179,7 +198,8 @@ class _ReadAhead:
         for passed in range(self.reached + 1, min(layer + 1, self.asked)):
             self.nbytes -= self.network[passed].nbytes
         self.reached, self.asked = layer, max(self.asked, layer + 1)
-        while self.asked < len(self.network) and self.nbytes < self.most:
+        furthest = min(len(self.network), layer + _LAYERS_AHEAD)
+        while self.asked < furthest and self.nbytes < self.most:
             following = self.network[self.asked]
             if not following.packed:
                 following.read_ahead()
@@ -198,6 +218,7 @@ class _Task:
         self.kernels = [load_kernel(name) for name in span.kernels]
         self.counts = np.zeros((span.stop - span.first, 3), np.int64)
         self.ahead = _ReadAhead(network, span.first)
+        self.checks = [check for make in tuple(_makers) if (check := make()) is not None]
 
     def progress(self, given: _Given) -> Progressed:
         """Return what is left after the span."""
@@ -244,6 +265,7 @@ class _Task:
             misses=weights.misses,
             read_nbytes=weights.nbytes,
             stall_seconds=weights.stall_seconds,
+            attempt=self.span.attempt,
         )
 
     def _flow(self, given: _Given, arrived: Any) -> Flow:
@@ -257,6 +279,8 @@ class _Task:
     def _compute(self, layer: int, inputs: Any, outputs: Values, alive: NDArray[np.bool_]) -> None:
         if self.span.run in _abandoned:
             raise AbandonedError(f"the run was given up before layer {layer + 1} of partition {self.span.partition}")
+        for check in self.checks:
+            check()
         kernel = self.kernels[layer - self.span.first]
         started = time.perf_counter()
         self.ahead.reach(layer)

@@ -15,8 +15,9 @@ Spans = tuple[tuple[int, int], ...]
 _FIRST = 10
 
 #: Each worker thread gets at least so many partitions: so that one slow partition does not leave the others idle, and
-#: in a pipeline, whose first and last partitions find most stages empty, more (Huang et al., GPipe, NeurIPS 2019).
-_PARTITIONS, _PIPELINED = 2, 4
+#: in a pipeline, whose first and last partitions find most stages empty (Huang et al., GPipe, NeurIPS 2019), so many
+#: that this costs a tenth, if they last long enough.
+_PARTITIONS, _PIPELINED = 2, 8
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,22 @@ class Strategy:
         spans: `spans(seconds, lasting, growing, workers)` cuts layers that are expected to take so many seconds each:
             a span is to last so long, or longer and longer where samples may be dropped on the way.
         stays: what stays on a worker: "span", "partition", or "" if any task may run on any.
-        partitions_per_thread: so many at least.
+        partitions_per_thread: so many, as long as each of them lasts long enough.
     """
 
     spans: Callable[[Sequence[float], float, bool, int], Spans]
     stays: str = ""
     partitions_per_thread: int = _PARTITIONS
+
+    def partitions(self, seconds: float, lasting: float, threads: int) -> int:
+        """Return into how many partitions to cut a batch at least, where all of it takes so many seconds.
+
+        Args:
+            seconds: of one thread, for all samples and layers.
+            lasting: a task is to last so long.
+            threads: worker threads.
+        """
+        return max(_PARTITIONS * threads, int(min(self.partitions_per_thread * threads, seconds / lasting)))
 
 
 def _hybrid_spans(seconds: Sequence[float], lasting: float, growing: bool, workers: int) -> Spans:  # noqa: ARG001
@@ -60,14 +71,33 @@ def _data_spans(seconds: Sequence[float], lasting: float, growing: bool, workers
 
 
 def _pipeline_spans(seconds: Sequence[float], lasting: float, growing: bool, workers: int) -> Spans:  # noqa: ARG001
-    """A stage for each worker, all expected to last about equally long."""
-    stages = min(workers, len(seconds))
+    """A stage for each worker; where stages would not last long enough, several workers share one.
+
+    A stage lasts in proportion to its workers, so that all have about the same to do.
+    """
     ends = list(accumulate(seconds))
+    stages = max(1, int(min(workers, len(seconds), ends[-1] / lasting)))
     edges = [0]
     for stage in range(1, stages):
-        nearest = bisect_left(ends, ends[-1] * stage / stages) + 1
+        nearest = bisect_left(ends, ends[-1] * stage_workers(stage, stages, workers).start / workers) + 1
         edges.append(min(max(nearest, edges[-1] + 1), len(seconds) - stages + stage))  # each stage has a layer
     return tuple(pairwise([*edges, len(seconds)]))
+
+
+def stage_workers(stage: int, stages: int, workers: int) -> range:
+    """Return the numbers of the workers that share a stage."""
+    return range(stage * workers // stages, (stage + 1) * workers // stages)
+
+
+def checkpoint_stops(spans: Spans, seconds: Sequence[float], every: float) -> tuple[int, ...]:
+    """Return where those spans end after which activations are kept: `every` seconds apart, and the last one."""
+    stops, running = [], 0.0
+    for (_, stop), span_seconds in zip(spans, seconds, strict=True):
+        running += span_seconds
+        if running >= every or stop == spans[-1][1]:
+            stops.append(stop)
+            running = 0.0
+    return tuple(stops)
 
 
 #: hybrid: model and data parallelism in one graph (Lin and Huang, HPEC 2020), any ready span of any partition on any

@@ -22,10 +22,10 @@ FLOORS = [
     {"spare"},
     {"flow", "dump"},
     {"spans"},
-    {"result"},
+    {"checkpoints", "result"},
     {"graph", "executors", "checks"},
     {"inference", "report"},
-    {"benchmarks", "jobs"},
+    {"benchmarks", "jobs", "record"},
     {"cli"},
     {"__main__"},
 ]

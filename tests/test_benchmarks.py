@@ -1,5 +1,6 @@
 """The benchmarks measure what they say; how fast anything is, no test asserts."""
 
+import io
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +9,9 @@ from functools import partial
 
 import numpy as np
 import pytest
+import scipy.io
 from click.testing import CliRunner
+from threadpoolctl import threadpool_info
 
 from taskgraph_dnn.benchmarks import kernels, layers, peers, tables, timing
 from taskgraph_dnn.benchmarks.layers import Case
@@ -244,6 +247,13 @@ def test_report_tells_nothing_of_whose_machine_it_is(report):
     assert set(report["machine"]) == {
         *("processor", "cores", "last_cache", "memory_nbytes", "python", "packages", "thread_pools", "thread_variables")
     }
+
+
+def test_a_machine_has_no_pools_that_read_files():
+    """scipy adds its reader's once it has read something, with a function in place of a version."""
+    scipy.io.mmread(io.StringIO("%%MatrixMarket matrix coordinate real general\n1 1 1\n1 1 2.0\n"))
+    assert "scipy" in {pool["user_api"] for pool in threadpool_info()}
+    assert {pool["user_api"] for pool in json.loads(json.dumps(timing.machine()))["thread_pools"]} <= {"blas", "openmp"}
 
 
 def test_every_contender_is_measured_in_every_round(report):

@@ -36,7 +36,7 @@ def run(layer, rows, kernel, dtype):
     dtype=st.sampled_from(["float32", "float64"]),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_inputs_at_or_above_the_threshold_give_the_cap(
     inputs, outputs, negative, bias, cap, before, activation, dtype, seed
 ):
@@ -60,7 +60,7 @@ def test_inputs_at_or_above_the_threshold_give_the_cap(
 
 
 @given(seed=st.integers(0, 2**32 - 1), before=st.sampled_from([None, 2.0]), bias=st.sampled_from([-0.5, 0.0, 0.3]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_thresholds_are_no_higher_than_they_must_be(seed, before, bias):
     """A sample a little below the threshold, at the worst place, stays below the cap."""
     rng = np.random.default_rng(seed)

@@ -57,6 +57,10 @@ def test_run_makes_a_network_and_images(tmp_path, expected):
     assert found["verified"] is True
     assert found["infer_seconds"] > 0
     assert found["edges_per_second"] == found["edges"] / found["infer_seconds"]
+    lasted = found["task_seconds"]
+    assert lasted["planned"]["median"] <= lasted["planned"]["longest"] == max(found["plan"]["span_seconds"])
+    assert 0 < lasted["true"]["median"] <= lasted["true"]["longest"]
+    assert f"longest {lasted['true']['longest']:.3g} s; planned {lasted['planned']['median']:.3g} s and" in output
     assert found["plan"]["folds_inputs"] is True
     assert found["plan"]["spans"] == [[0, 9]]
     assert found["reductions"] == list(EXACT[:3] + EXACT[4:])  # one span: there is nothing to merge
@@ -184,7 +188,7 @@ def test_plan_of_files(files):
 @pytest.mark.parametrize("suffix", [".svg", ".dot", ".json"])
 def test_visualize(tmp_path, suffix):
     output = invoke("visualize", tmp_path / f"graph{suffix}", *SMALL, "--partitions", 2, "--reductions", "none")
-    assert "16 nodes, 8 layers x 2 partitions" in output
+    assert "20 nodes, 8 layers x 2 partitions" in output
     if suffix == ".json":
         graph = networkx.node_link_graph(json.loads((tmp_path / "graph.json").read_text()), edges="edges")
         assert len(graph) == 2 * (8 + 2)

@@ -1,11 +1,11 @@
 """What happens to a run when parts of its cluster die, stop or are missing: the right answer, or an error of ours."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import dask.array as da
@@ -17,7 +17,8 @@ from distributed import Client, Future, LocalCluster, WorkerPlugin
 
 import taskgraph_dnn as tg
 from taskgraph_dnn import executors
-from tests.clusters import command_cluster, until
+from taskgraph_dnn.events import subscribed
+from tests.clusters import address, command_cluster, until
 from tests.test_inference import equal
 
 SILENCE = {"taskgraph-dnn.cluster.silence": "3s"}
@@ -30,7 +31,7 @@ def network():
 
 @pytest.fixture(scope="module")
 def images():
-    return tg.digit_images(2000, 1024)
+    return tg.digit_images(1000, 1024)
 
 
 @pytest.fixture(scope="module")
@@ -38,10 +39,10 @@ def expected(network, images):
     return tg.infer(network, images, kernel="scipy").compute(scheduler="threads").outputs
 
 
-def many_tasks(network, images):
+def many_tasks(network, images, partitions=5):
     """An inference of so many tasks, that what happens after the first one happens in the middle."""
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-3}):
-        inference = tg.infer(network, images, partitions=20, kernel="scipy", reductions="none")
+        inference = tg.infer(network, images, partitions=partitions, kernel="scipy", reductions="none")
     assert inference.plan.tasks >= 200
     return inference
 
@@ -60,12 +61,39 @@ def computed(inference, fault):
     return result
 
 
+class Killer:
+    """Kills the workers that tell of a task: each once, a few, with seconds between them, and never the spared one."""
+
+    def __init__(self, times=1000, pause=0.0, spared=None):
+        self.times, self.pause, self.spared = times, pause, spared
+        self.killed, self.next = [], 0.0
+
+    def __call__(self, event):
+        pid = process_of(event)
+        if pid in {self.spared, *self.killed} or len(self.killed) == self.times or time.monotonic() < self.next:
+            return
+        os.kill(pid, signal.SIGKILL)
+        self.killed.append(pid)
+        self.next = time.monotonic() + self.pause
+
+
+def process_of(event):
+    return int(event.worker.rsplit("-", 2)[1])
+
+
+def told(function):
+    """A plugin for workers, who call a function with the event of each task, in its thread."""
+
+    class Told(WorkerPlugin):  # in here, because workers cannot import this module
+        def setup(self, worker):  # noqa: ARG002
+            self.open = subscribed(function)
+            self.open.__enter__()
+
+    return Told()
+
+
 def workers_tasks(client):
     return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
-
-
-def address(folder):
-    return json.loads((folder / "scheduler.json").read_text())["address"]
 
 
 @contextmanager
@@ -84,6 +112,50 @@ def test_a_worker_that_is_killed_once_changes_nothing(network, images, expected,
         assert equal(result.outputs, expected)
         until(lambda: len(client.run(os.getpid)) == 2, tmp_path)
         assert victim not in client.run(os.getpid).values()
+
+
+@pytest.mark.slow
+def test_three_kills_in_one_run_change_nothing(network, images, expected, tmp_path):
+    """There are two workers, so one of these was started meanwhile."""
+    with command_cluster(tmp_path, worker=["--nanny"]), Client(address(tmp_path)):
+        inference, killer = many_tasks(network, images), Killer(times=3)
+        with executors.watching(inference.token, killer):
+            result = inference.compute()
+    assert equal(result.outputs, expected)
+    assert len(killer.killed) == 3
+
+
+@pytest.mark.slow
+def test_a_kill_every_two_seconds_changes_nothing(network, images, tmp_path):
+    """One of three workers is spared, and tasks take their time, so that the run ends, but only after some kills."""
+    inference = many_tasks(network.head(20), images, partitions=10)
+
+    env = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1000"}  # no task is to blame
+    with command_cluster(tmp_path, worker=["--nanny"], workers=3, env=env), Client(address(tmp_path)) as client:
+        client.register_plugin(told(lambda event: time.sleep(0.08)))
+        killer = Killer(pause=2.0, spared=min(client.run(os.getpid).values()))
+        with executors.watching(inference.token, killer):
+            result = inference.compute()
+    assert equal(result.outputs, inference.compute(scheduler="threads").outputs)
+    assert len(killer.killed) >= 3
+
+
+@pytest.mark.slow
+def test_a_task_that_takes_more_memory_than_its_worker_has_is_named(tmp_path):
+    """The rows of the result come on top of the estimate. The nanny ends a worker that takes too much."""
+    network = tg.Network([tg.Layer(np.ones((16, 2048)))])
+    rows = np.ones((30_000, 16), np.float32)
+    env = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+    options = ["--nanny", "--memory-limit", "300MiB"]
+    with command_cluster(tmp_path, worker=options, workers=1, env=env), Client(address(tmp_path)) as client:
+        inference = tg.infer(network, rows, partitions=1, strategy="data", kernel="scipy", reductions="none")
+        with pytest.raises(tg.ClusterError) as caught:
+            inference.compute()
+        until(lambda: workers_tasks(client) == 0, tmp_path)
+    need = inference.plan.largest_task_nbytes / 2**20
+    assert str(caught.value).startswith("workers died 2 times while they ran layers 1 to 1 of partition 0, the last")
+    assert f"a task of this plan needs up to {need:.2f} MiB for activations" in str(caught.value)
+    assert "exceeded 95% memory budget" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow
@@ -122,6 +194,34 @@ def test_a_run_that_waits_for_a_stopped_worker_ends_with_an_error(network, image
         assert equal(inference.compute().outputs, expected)
 
 
+@pytest.mark.slow
+def test_paused_workers_get_no_tasks_and_without_others_a_run_ends_with_an_error(network, images, expected, tmp_path):
+    def pause_at(client, fraction, status, workers=None):
+        def pause(dask_worker):
+            dask_worker.memory_manager.memory_pause_fraction = fraction
+
+        client.run(pause, workers=workers)
+        until(lambda: set(client.run(state, workers=workers).values()) == {status}, tmp_path)
+
+    def state(dask_worker):
+        return dask_worker.status.name
+
+    with commands(tmp_path) as (client, _), dask.config.set(SILENCE):
+        inference = many_tasks(network, images)
+        pids = client.run(os.getpid)
+        paused = min(pids)
+        pause_at(client, 1e-6, "paused", [paused])
+        result = inference.compute()
+        assert equal(result.outputs, expected)
+        assert {process_of(event) for event in result.events} == set(pids.values()) - {pids[paused]}
+        pause_at(client, 1e-6, "paused")
+        with pytest.raises(tg.ClusterError, match="workers 2 paused; paused workers wait for memory"):
+            inference.compute()
+        until(lambda: workers_tasks(client) == 0, tmp_path)
+        pause_at(client, 0.99, "running")
+        assert equal(inference.compute().outputs, expected)
+
+
 def test_long_tasks_are_no_silence(network, images, expected):
     """However short the silence, a task may take ten times as long as expected."""
     with (
@@ -134,22 +234,13 @@ def test_long_tasks_are_no_silence(network, images, expected):
 
 @pytest.mark.slow
 def test_a_task_that_kills_its_workers_is_named(network, images):
-    class Deadly(WorkerPlugin):
-        """The process ends with its first task."""
-
-        def setup(self, worker):  # noqa: ARG002
-            from taskgraph_dnn.events import subscribed
-
-            self.open = subscribed(lambda event: os._exit(1))
-            self.open.__enter__()
-
     loopback = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": 1}),
         LocalCluster(n_workers=1, threads_per_worker=1, silence_logs=50, **loopback) as local,
         Client(local) as client,
     ):
-        client.register_plugin(Deadly())
+        client.register_plugin(told(lambda event: os._exit(1)))
         inference = tg.infer(network, images, partitions=1, strategy="data", kernel="scipy", reductions="none")
         with pytest.raises(tg.ClusterError) as caught:
             inference.compute()
@@ -213,11 +304,12 @@ import os, signal, sys
 import dask, taskgraph_dnn as tg
 from distributed import Client
 from taskgraph_dnn import executors
+from taskgraph_dnn.events import subscribed
 if __name__ == "__main__":
     with Client(sys.argv[1]):
         with dask.config.set({"taskgraph-dnn.task-seconds": 1e-3}):
             inference = tg.infer(
-                tg.radixnet(1024, 60), tg.digit_images(2000, 1024), partitions=20, kernel="scipy", reductions="none"
+                tg.radixnet(1024, 60), tg.digit_images(1000, 1024), partitions=5, kernel="scipy", reductions="none"
             )
         with executors.watching(inference.token, lambda event: os.kill(os.getpid(), signal.SIGINT)):
             inference.compute()

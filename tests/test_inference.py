@@ -83,7 +83,7 @@ def test_against_the_oracle(network, rows, kernel, strategy, scheduler, partitio
     kernel=st.sampled_from(KERNELS),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_random_networks(sizes, samples, partitions, kernel, seed):
     rng = np.random.default_rng(seed)
     network = tg.Network([random_layer(rng, a, b, cap=2.0) for a, b in itertools.pairwise(sizes)])
@@ -200,6 +200,11 @@ def test_seconds_and_rate(network, rows):
     assert "read 2.5 s, prepare" in str(result.seconds)
 
 
+def test_no_tasks_last_no_time(network):
+    result = tg.infer(network, np.empty((0, network.inputs), np.float32)).compute()
+    assert result.planned_tasks == result.true_tasks == (0, 0)
+
+
 def test_reading_is_counted_with_the_network_and_the_samples(network, rows):
     rows.read_seconds = 0.25
     assert tg.infer(tg.Network(network.layers, read_seconds=2.5), rows).compute().seconds.read == 2.75
@@ -217,6 +222,9 @@ def test_events_say_what_a_task_did(network, rows):
         np.count_nonzero(result.categories < 50),
     ]
     assert all(e.end - e.start >= e.seconds >= 0 for e in result.events)
+    assert result.true_tasks.longest == max(e.seconds for e in result.events)
+    assert result.true_tasks.median == np.median([e.seconds for e in result.events])
+    assert result.planned_tasks.longest == result.plan.longest_task_seconds > result.planned_tasks.median
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
         assert {e.run for e in result.events} == {tg.infer(network, rows, partitions=2, reductions="none").token}
 

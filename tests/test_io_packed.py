@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
-import hypothesis
 import numpy as np
 import pytest
 import safetensors
@@ -156,7 +155,6 @@ def networks(draw) -> tg.Network:
     )
 
 
-@hypothesis.settings(deadline=None)
 @given(networks())
 def test_any_network_survives(tmp_path_factory, network):
     path = tmp_path_factory.mktemp("packed") / "net.safetensors"
@@ -817,7 +815,6 @@ def test_wrong_places_are_refused(tmp_path):
             read_packed(path)
 
 
-@hypothesis.settings(deadline=None)
 @given(networks())
 def test_any_file_is_right_in_every_byte(tmp_path_factory, network):
     """Verified, and as the safetensors library sees it: no gaps, no tensor beyond the end."""

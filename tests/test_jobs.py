@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import dask.config
 import pytest
 from distributed import Client
 
@@ -240,6 +241,16 @@ def test_a_job_waits_for_workers_and_fails_where_its_network_is_gone(scheduler, 
         call("cancel", "gone", "--scheduler", scheduler)
 
 
+def test_nobody_waits_for_ever_for_a_job_that_nobody_runs(scheduler):
+    with Client(scheduler), dask.config.set({"taskgraph-dnn.cluster.silence": "1s"}):
+        jobs.submit(tg.infer(tg.radixnet(64, 8), tg.digit_images(200, 64), partitions=3), "idle")
+        with pytest.raises(JobError) as caught:
+            jobs.result("idle")
+        assert str(caught.value).startswith("job 'idle': waiting, 0 of 3 partitions done; no task of the run began or")
+        assert "workers none; start workers" in str(caught.value)
+        assert jobs.status("idle").state == "waiting"
+
+
 def test_a_network_that_a_worker_cannot_read_is_refused(cluster, packed):
     network, images = tg.read_packed(packed), tg.digit_images(10, 64)
     packed.unlink()
@@ -301,7 +312,7 @@ def test_names_that_no_job_can_have(cluster, name):
     ],
 )
 def test_wrong_arguments(arguments, code, message, monkeypatch):
-    monkeypatch.setattr(cluster_module, "_CONNECT_SECONDS", 1)
+    monkeypatch.setattr(cluster_module, "CONNECT_SECONDS", 1)
     assert message in invoke(*arguments, code=code)
 
 

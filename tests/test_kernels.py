@@ -282,7 +282,7 @@ def test_packing_loses_nothing(kernel, kind, dtype, rng):
     dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**32 - 1),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_random_layers(kernel, inputs, outputs, samples, density, alike, odd, cap, activation, lanes, dtype, seed):
     rng = np.random.default_rng(seed)
     here = np.where(rng.random(outputs) < alike, rng.random((inputs, 1)), rng.random((inputs, outputs))) < density

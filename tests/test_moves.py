@@ -46,7 +46,7 @@ def drawn(seed, samples, neurons, dtype):
 
 
 @given(**shapes, at=st.integers(0, 20))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_samples_are_moved_elsewhere(samples, neurons, lanes, dtype, compiled, seed, at):
     rng, rows = drawn(seed, samples, neurons, dtype)
     values = tiles_of(rows, lanes, dtype)
@@ -61,7 +61,7 @@ def test_samples_are_moved_elsewhere(samples, neurons, lanes, dtype, compiled, s
 
 
 @given(**shapes)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_samples_move_to_earlier_places_of_the_same_tiles(samples, neurons, lanes, dtype, compiled, seed):
     rng, rows = drawn(seed, samples, neurons, dtype)
     values = tiles_of(rows, lanes, dtype)
@@ -84,7 +84,7 @@ def test_whole_tiles_move_at_once(way):
 
 
 @given(**shapes, threshold=st.sampled_from([-1.0, 0.0, 1.0, 2.0, 3.0, np.inf]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_equal_samples_have_equal_hashes_and_saturation_is_seen(
     samples, neurons, lanes, dtype, compiled, seed, threshold
 ):
@@ -126,7 +126,7 @@ def test_nan_is_never_saturated(way):
 
 
 @given(**shapes)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_pairs_are_compared_bit_by_bit(samples, neurons, lanes, dtype, compiled, seed):
     rng, rows = drawn(seed, samples, neurons, dtype)
     rows[rng.random(rows.shape) < 0.05] = -0.0

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
+import dask
 import numpy as np
 import pytest
 import scipy.sparse
@@ -443,6 +444,37 @@ def test_a_released_layer_is_loaded_again(layer):
     stored.release()
     assert stored.bias.size
     assert shelf.calls == ["read_ahead", "load", "release", "load"]
+
+
+@pytest.mark.parametrize("task_seconds", [1e-9, 10])
+def test_layers_are_read_ahead_but_not_too_far(task_seconds):
+    """Tasks of one layer among thousands must not each look at all of them."""
+    calls = []
+
+    def stored(number):
+        layer = tg.Layer(np.eye(4) * (number + 1))
+
+        def load():
+            calls.append("load")
+            return layer.weights, layer.bias
+
+        return tg.Layer.lazily(
+            layer.shape,
+            layer.nnz,
+            load,
+            activation="relu",
+            cap=None,
+            digest=layer.digest,
+            read_ahead=lambda: calls.append(number),
+        )
+
+    network = tg.Network(stored(number) for number in range(100))
+    with dask.config.set({"taskgraph-dnn.task-seconds": task_seconds}):
+        inference = tg.infer(network, np.ones((8, 4)), partitions=1, kernel="csr", reductions="none")
+    inference.compute(scheduler="synchronous")
+    asked = {place: number for place, number in enumerate(calls) if number != "load"}
+    assert set(asked.values()) == set(range(1, 100))
+    assert all(number < calls[:place].count("load") + 64 for place, number in asked.items())
 
 
 def test_a_layer_in_memory_stays_there(layer):

@@ -1,5 +1,6 @@
 import json
 import tracemalloc
+from dataclasses import replace
 from itertools import pairwise
 
 import dask
@@ -141,6 +142,7 @@ def test_more_threads_get_more_partitions(network):
 def test_no_samples_need_no_partition(network):
     plan = planned(network, 0)
     assert (plan.partitions, plan.tasks, plan.samples) == ((), 0, 0)
+    assert (plan.longest_task_seconds, plan.task_seconds.size) == (0, 0)
     assert "0 of up to 0 samples" in str(plan)
 
 
@@ -153,8 +155,18 @@ def test_hybrid_spans_last_as_long_as_asked(network):
         for a, b in plan.spans
     ]
     assert min(lasting[:-1]) >= 3.5 * layer_seconds
-    assert max(lasting) == pytest.approx(plan.longest_task_seconds)
+    assert plan.span_seconds == pytest.approx(lasting)
+    assert plan.longest_task_seconds == max(plan.span_seconds)
     assert 4 <= len(plan.spans) <= 6
+
+
+def test_tasks_are_expected_to_last_as_long_as_their_tiles(network):
+    plan = planned(network, 200, partitions=3, task_seconds=1e-9)
+    tiles = [-(-(stop - first) // plan.lanes) for first, stop in plan.partitions]
+    assert (plan.lanes, tiles) == (32, [3, 3, 3])
+    assert plan.task_seconds == pytest.approx(np.tile(plan.span_seconds, (3, 1)))
+    shorter = replace(plan, partitions=((0, 96), (96, 128), (128, 200)))
+    assert shorter.task_seconds.sum(axis=1) == pytest.approx(sum(plan.span_seconds) * np.array([1, 1 / 3, 1]))
 
 
 def test_a_short_rest_joins_the_span_before(network):

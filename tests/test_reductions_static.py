@@ -103,7 +103,7 @@ def planted(draw, activations):
 
 @pytest.mark.parametrize("names", CHOICES, ids=str)
 @given(planted(EXACT))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_same_answers_to_the_bit_where_numbers_are_exact(names, case):
     network, rows = case
     assert assert_same_answers(network, names, rows, exactly=True)
@@ -111,14 +111,14 @@ def test_same_answers_to_the_bit_where_numbers_are_exact(names, case):
 
 @pytest.mark.parametrize("names", CHOICES, ids=str)
 @given(planted([*EXACT, *SMOOTH]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_same_answers_of_every_activation(names, case):
     network, rows = case
     assert assert_same_answers(network, names, rows)
 
 
 @given(planted(EXACT))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_each_reduction_does_its_own_only(case):
     network, _ = case
     for item in reduced_layers(network, [FOLD]):
@@ -132,7 +132,7 @@ def test_each_reduction_does_its_own_only(case):
 
 
 @given(planted(EXACT))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_reduced_network_has_nothing_left_to_fold(case):
     network, _ = case
     for item in reduced_layers(network, [FOLD]):
@@ -201,7 +201,7 @@ def test_no_collision_of_hashes_passes(monkeypatch):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(1, 40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_first_equals_against_the_plain_way(seed, inputs, outputs):
     rng = np.random.default_rng(seed)
     weights = rng.integers(-1, 2, (inputs, outputs)) * (rng.random((inputs, outputs)) < 3 / inputs)
@@ -366,7 +366,7 @@ def test_signs_pass_through_layers_that_keep_them(rng):
 
 
 @given(st.integers(0, 2**32), st.integers(1, 60), st.integers(-2, 8))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_bounds_hold_for_float32_sums_in_any_order(seed, terms, ulps):
     """A bias that takes away the sum of all others, nearly: what is called always 0 is never above 0."""
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""The kernel benchmark's report as tables, and as a page."""
+"""The kernel benchmark's report as tables, and as a page; and what other pages share with it."""
 
 from typing import Any
 
@@ -56,14 +56,12 @@ def _ratio(found: dict[str, float] | None) -> str:
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as a page."""
     machine, threads = report["machine"], report["threads"]
-    packages = ", ".join(f"{name} {found}" for name, found in machine["packages"].items() if found is not None)
     left_out = {f"{name}: {why}" for case in report["cases"] for name, why in case["left_out"].items()}
     return "\n".join(
         [
             "# Kernels",
             "",
-            f"Made by `make bench-kernels`, {report['date']}, on {machine['processor']}, {machine['cores']} cores, "
-            f"{machine['memory_nbytes'] / 2**30:.0f} GiB; Python {machine['python']}, {packages}. "
+            f"Made by `make bench-kernels`, {report['date']}, on {made_on(machine)}. "
             f"Copying: {report['copied_bytes_per_second'] / 1e9:.1f} GB/s (each byte is read once and written once).",
             "",
             f"One layer, {threads} threads, float32; {report['rounds']} rounds, in which every contender runs once, in "
@@ -74,13 +72,13 @@ def markdown(report: dict[str, Any]) -> str:
             "*sgemm* is numpy's product of two matrices of 1,024 x 1,024. In *push* cases inputs are CSR rows, a tenth "
             "of them nonzero: *tile* makes them dense first, and edges of zero inputs count.",
             "",
-            *_markdown_table(rate_table(report)),
+            *markdown_table(rate_table(report)),
             "",
             f"Ratios of rates, within rounds: median, and 10th to 90th percentile. *One call* leaves peers only "
             f"that formulation, which is what their users write. *auto / best of ours* is to be "
             f"{LEAST_OF_OURS} or more. *others* is what other processes used of the machine's processors meanwhile.",
             "",
-            *_markdown_table(ratio_table(report)),
+            *markdown_table(ratio_table(report)),
             "",
             *(f"- {name} is missing: {why}" for name, why in report["missing"].items()),
             *(f"- Left out, {why}" for why in sorted(left_out)),
@@ -89,6 +87,16 @@ def markdown(report: dict[str, Any]) -> str:
     )
 
 
-def _markdown_table(rows: list[list[str]]) -> list[str]:
+def markdown_table(rows: list[list[str]]) -> list[str]:
+    """Return rows as lines of a page; the first says what the columns are."""
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     return [head, "| --- |" + " ---: |" * (len(rows[0]) - 1), *body]
+
+
+def made_on(machine: dict[str, Any]) -> str:
+    """Return what `timing.machine` found, as a line of a page."""
+    packages = ", ".join(f"{name} {found}" for name, found in machine["packages"].items() if found is not None)
+    return (
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_nbytes'] / 2**30:.0f} GiB; "
+        f"Python {machine['python']}, {packages}"
+    )

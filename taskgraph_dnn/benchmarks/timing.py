@@ -29,6 +29,9 @@ _PACKAGES = (
 )
 _VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "NUMBA_NUM_THREADS")
 
+#: Thread pools that compute. Others read files, scipy's of MatrixMarket, which has a function for a version.
+_POOLS = ("blas", "openmp")
+
 #: Fewer rounds say nothing about the spread.
 LEAST_ROUNDS = 5
 
@@ -203,7 +206,8 @@ def processor_seconds() -> NDArray[np.float64]:
 
 def machine() -> dict[str, Any]:
     """Return what the numbers depend on, and nothing that tells one such machine from another."""
-    pools = [{name: value for name, value in pool.items() if name != "filepath"} for pool in threadpool_info()]
+    computing = [pool for pool in threadpool_info() if pool["user_api"] in _POOLS]
+    pools = [{name: value for name, value in pool.items() if name != "filepath"} for pool in computing]
     variables = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
     return {
         "processor": processor(),

@@ -34,10 +34,14 @@ _OPTIONS = {
     "seed": (int, "Seed of a synthetic network and images."),
     "truth": (_PATH, "Categories to compare the answer with."),
     "check": (int, "Compare this many samples with a float64 reference."),
-    "scheduler": (str, "threads, processes, synchronous, a Dask scheduler's address, or its file (.json)."),
+    "scheduler": (
+        str,
+        "threads, processes, synchronous, a Dask scheduler's address, or its file (.json), or ssh://HOST,HOST,...",
+    ),
+    "checkpoint": (str, "Keep what --resume goes on from in this folder, or behind this URL."),
     "partitions": (str, 'Batch partitions: a number or "auto".'),
     "kernel": (str, 'Kernel, or "auto"; `info` lists them.'),
-    "strategy": (str, "hybrid or data."),
+    "strategy": (str, "hybrid, data or pipeline."),
     "dtype": (str, "Of activations and sums: float32 or float64."),
     "reductions": (
         str,
@@ -75,6 +79,9 @@ def job_options(names: tuple[str, ...]) -> Callable[[Any], Any]:
         return with_job
 
     return decorate
+
+
+resume_option = click.option("--resume", is_flag=True, help="Go on with the run that is kept at --checkpoint, if any.")
 
 
 def load_network(job: Job) -> Network:

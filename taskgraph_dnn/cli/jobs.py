@@ -10,21 +10,22 @@ import click
 from rich.table import Table
 
 from taskgraph_dnn import executors, jobs
-from taskgraph_dnn.cli.job import PLAN, job_options, load_images, load_network
-from taskgraph_dnn.cli.run import check_outputs, output_options, show_result
+from taskgraph_dnn.cli.job import PLAN, job_options, load_images, load_network, resume_option
+from taskgraph_dnn.cli.outputs import Outputs, output_options
 from taskgraph_dnn.cli.terminal import progress, show
 from taskgraph_dnn.config import Job
 from taskgraph_dnn.errors import PlanError
 from taskgraph_dnn.inference import infer
 from taskgraph_dnn.io.atomic import check_writable, write_text
 
-_OURS = ("threads", "processes", "synchronous")
+_OURS = ("threads", "processes", "synchronous", "ssh://")
 
 
 @click.command()
-@job_options(PLAN)
+@job_options((*PLAN, "checkpoint"))
+@resume_option
 @click.option("--name", required=True, help="What to call the job: letters, digits and . _ -")
-def submit(job: Job, name: str) -> None:
+def submit(job: Job, resume: bool, name: str) -> None:
     """Send an inference to a running cluster, and return at once.
 
     The cluster goes on by itself, and keeps the result until `cancel`. A packed network is read by the workers, which
@@ -33,7 +34,8 @@ def submit(job: Job, name: str) -> None:
     with _cluster(job):
         jobs.check_free(name)
         network = load_network(job)
-        submission = jobs.submit(infer(network, load_images(job, network.inputs)), name)
+        images = load_images(job, network.inputs)
+        submission = jobs.submit(infer(network, images, checkpoint=job.checkpoint, resume=resume), name)
     click.echo(f"job {name}: {submission.samples:,} samples, {submission.tasks:,} tasks")
     for command, gives in (("status", "how far it is"), ("result", "the answer"), ("cancel", "an end to it")):
         click.echo(f"  taskgraph-dnn {command} {name} --scheduler {shlex.quote(job.scheduler)}  # {gives}")
@@ -70,19 +72,19 @@ def status(job: Job, name: str | None, json_file: Path | None) -> None:
     help="How long to wait for the job; 0: not at all.  [default: until it is finished]",
 )
 @output_options
-def result(job: Job, name: str, timeout: float | None, json_file: Path | None, categories_file: Path | None) -> None:
+def result(job: Job, name: str, timeout: float | None, outputs: Outputs) -> None:
     """Wait for a job and show its answer, as `run` does. The cluster keeps it until `cancel`."""
-    check_outputs(json_file, categories_file)
+    outputs.check()
     with _cluster(job), progress("Infer") as report:
         found = jobs.result(name, timeout=timeout, report=report)
-    show_result(found, [], json_file, categories_file)
+    outputs.write(found, [])
 
 
 @click.command()
 @click.argument("name")
 @job_options(("scheduler",))
 def cancel(job: Job, name: str) -> None:
-    """Take a job and its result from the cluster. A task that a worker has begun ends first."""
+    """Take a job and its result from the cluster. A task that has begun ends before its next layer."""
     with _cluster(job):
         before = jobs.cancel(name)
     click.echo(f"job {name} is gone ({before})")
@@ -90,7 +92,7 @@ def cancel(job: Job, name: str) -> None:
 
 @contextmanager
 def _cluster(job: Job) -> Iterator[None]:
-    if job.scheduler in _OURS:
+    if job.scheduler.startswith(_OURS):
         expected = (
             "the address or the scheduler file of a cluster that goes on running: tcp://127.0.0.1:8786, scheduler.json"
         )

@@ -12,6 +12,7 @@ from taskgraph_dnn.cli.files import convert, generate
 from taskgraph_dnn.cli.jobs import cancel, result, status, submit
 from taskgraph_dnn.cli.look import info, plan, visualize
 from taskgraph_dnn.cli.run import run, verify
+from taskgraph_dnn.cli.timeline import timeline
 from taskgraph_dnn.errors import TaskgraphError
 
 
@@ -38,7 +39,7 @@ def main() -> None:
 
 
 for command in (
-    *(run, verify, plan, visualize, generate, convert, fetch, challenge, info),
+    *(run, verify, plan, visualize, timeline, generate, convert, fetch, challenge, info),
     *(submit, status, result, cancel),
 ):
     main.add_command(command)

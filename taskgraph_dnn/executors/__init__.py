@@ -3,10 +3,10 @@
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.config
 from dask.system import CPU_COUNT
@@ -19,25 +19,39 @@ from taskgraph_dnn.plan import Plan
 _LOCAL = ("threads", "synchronous")
 _PROCESSES = "processes"
 _FILE = ".json"
+_SSH = re.compile(r"ssh://(?:([^@,\s]+)@)?([^@,\s]+(?:,[^@,\s]+)*)")
 _ADDRESS = re.compile(r"([a-z]+://)?\S+:[0-9]+")
 
 
-def thread_count() -> int:
-    """Return how many threads would run a graph now: the active client's, or those of Dask's threaded scheduler."""
-    if _client() is not None:
-        from taskgraph_dnn.executors import cluster
+class Resources(NamedTuple):
+    """What would run a graph now.
 
-        return cluster.thread_count(_client())
-    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+    Attributes:
+        threads: of all workers of the active client's cluster, or of Dask's threaded scheduler; at least 1.
+        workers: the addresses of the cluster's workers, in a fixed order; none where there is no client.
+    """
+
+    threads: int
+    workers: tuple[str, ...]
+
+
+def resources() -> Resources:
+    """Return what would run a graph now; this asks the scheduler."""
+    client = _client()
+    if client is None:
+        return Resources(int(dask.config.get("num_workers", None) or CPU_COUNT), ())
+    threads: dict[str, int] = client.nthreads()
+    return Resources(max(1, sum(threads.values())), tuple(sorted(threads)))
+
+
+def thread_count() -> int:
+    """Return how many threads would run a graph now."""
+    return resources().threads
 
 
 def worker_addresses() -> tuple[str, ...]:
-    """Return the addresses of the active client's workers, in a fixed order; none where there is no client."""
-    if _client() is None:
-        return ()
-    from taskgraph_dnn.executors import cluster
-
-    return cluster.worker_addresses(_client())
+    """Return the addresses of the active client's workers."""
+    return resources().workers
 
 
 @contextmanager
@@ -59,14 +73,34 @@ def submission(plan: Plan, scheduler: Any) -> Iterator[Any]:
     if client is None:
         yield scheduler
         return
-    from taskgraph_dnn.executors import failures, supervision
+    from taskgraph_dnn.executors import failures, supervision, workers
 
     # Dask warns of a large graph, which is for data that was put there by mistake. Ours holds each array of the input
     # and of a network in memory once, because that is where the user has them.
     quiet = dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 PiB"})
     with failures.explained(plan), quiet:
         failures.check_fits(client, plan)
+        client.sync(workers.prepare, client)
         yield supervision.supervised(client, plan)
+
+
+def failures_on_workers(scheduler: Any, check: Callable[..., None], *arguments: Any) -> dict[str, BaseException]:
+    """Run a check on each worker of now of the cluster that Dask would send a graph to, if it is a cluster.
+
+    Args:
+        scheduler: the `scheduler` keyword of Dask's `compute` or `persist`.
+        check: raises an error where something is wrong; it goes to the workers by name.
+        arguments: for it.
+
+    Returns:
+        The errors of those workers on which it fails, by address; none of workers that do not answer.
+    """
+    client = _target(scheduler)
+    if client is None:
+        return {}
+    from taskgraph_dnn.executors import cluster
+
+    return cluster.failures_on_workers(client, check, *arguments)
 
 
 def check_scheduler(scheduler: str) -> None:
@@ -78,11 +112,11 @@ def check_scheduler(scheduler: str) -> None:
     cluster_settings()
     if scheduler.endswith(_FILE):
         _address_in(Path(scheduler))
-    elif scheduler not in (*_LOCAL, _PROCESSES) and not _ADDRESS.fullmatch(scheduler):
+    elif scheduler not in (*_LOCAL, _PROCESSES) and not _SSH.fullmatch(scheduler) and not _ADDRESS.fullmatch(scheduler):
         known = ", ".join((*_LOCAL, _PROCESSES))
         raise PlanError(
             f"unknown scheduler {scheduler!r}, expected {known}, or an address like tcp://127.0.0.1:8786, "
-            f"or the path of a scheduler file ({_FILE})"
+            f"or hosts like ssh://user@host1,host2, or the path of a scheduler file ({_FILE})"
         )
 
 
@@ -110,10 +144,12 @@ def connected(scheduler: str) -> Iterator[dict[str, Any]]:
     Args:
         scheduler: "threads" or "synchronous" (this process), "processes" (a cluster of worker processes on this
             machine, one a core, on loopback only, closed at the end), the address of a Dask scheduler, or the path of
-            its scheduler file (.json).
+            its scheduler file (.json); or "ssh://[USER@]HOST,HOST,..." (a scheduler on the first host and a worker on
+            each, started by SSH, closed at the end).
 
     Raises:
         PlanError: the scheduler is unknown, its file holds no address, or nobody answers there.
+        MissingDependencyError: there is no asyncssh, for SSH.
 
     Warns:
         UnprotectedSchedulerWarning: other machines may reach the scheduler, and it does without TLS.
@@ -122,9 +158,14 @@ def connected(scheduler: str) -> Iterator[dict[str, Any]]:
     if scheduler in _LOCAL:
         yield {"scheduler": scheduler}
         return
-    from taskgraph_dnn.executors import cluster
+    from taskgraph_dnn.executors import cluster, ssh
 
-    with cluster.client(_address_in(Path(scheduler)) if scheduler.endswith(_FILE) else scheduler):
+    hosts = _SSH.fullmatch(scheduler)
+    if hosts is not None:
+        ready = ssh.client(hosts[1], hosts[2].split(","))
+    else:
+        ready = cluster.client(_address_in(Path(scheduler)) if scheduler.endswith(_FILE) else scheduler)
+    with ready:
         yield {}
 
 

@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_address
 from multiprocessing import resource_tracker
@@ -18,7 +18,14 @@ from distributed.comm import connect, get_address_host
 
 from taskgraph_dnn.errors import PlanError, UnprotectedSchedulerWarning
 
-_CONNECT_SECONDS = 10
+#: Nobody who can be reached takes longer to take a connection.
+CONNECT_SECONDS = 10
+
+#: What workers are asked before a run, they answer in less, unless something is wrong with them.
+ANSWER_SECONDS = 5.0
+
+#: And checks, which may have to read what is far away, end in less.
+_CHECK_SECONDS = 30.0
 
 #: Whoever reaches a scheduler can run code there, so nothing of ours listens beyond this machine. The default would;
 #: and the dashboard's server starts even where it is given no address.
@@ -45,15 +52,22 @@ def target(scheduler: Any) -> Client | None:
     return owner if isinstance(owner, Client) else None
 
 
-def thread_count(client: Client) -> int:
-    """Return the threads of all workers of the client's cluster, at least 1."""
-    threads: int = sum(client.nthreads().values())
-    return max(1, threads)
+def failures_on_workers(client: Client, check: Callable[..., None], *arguments: Any) -> dict[str, BaseException]:
+    """Run a check on each worker of now; return the errors of those on which it fails, by address.
+
+    A worker that cannot be asked, because it is going, is left out; and if one does not answer, all are.
+    """
+    found = client.sync(_answers, client, check, arguments)
+    return {worker: error for worker, error in found.items() if error is not None and not isinstance(error, OSError)}
 
 
-def worker_addresses(client: Client) -> tuple[str, ...]:
-    """Return the addresses of the cluster's workers, in a fixed order."""
-    return tuple(sorted(client.nthreads()))
+async def _answers(client: Client, check: Callable[..., None], arguments: Sequence[Any]) -> dict[str, Any]:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            answers: dict[str, Any] = await client.run(check, *arguments, on_error="return")
+            return answers
+    except TimeoutError:
+        return {}
 
 
 @contextmanager
@@ -69,12 +83,12 @@ def client(scheduler: str) -> Iterator[Client]:
     if scheduler == "processes":
         with _interrupts_deferred():
             local = LocalCluster(n_workers=CPU_COUNT, threads_per_worker=1, silence_logs=logging.ERROR, **_LOOPBACK)
-        with local, Client(local) as connected, _quiet_when_interrupted():
+        with local, Client(local) as connected, quiet_when_interrupted():
             yield connected
         return
     asyncio.run(_check_reachable(scheduler))
     warn_unprotected(scheduler)
-    with Client(scheduler) as connected, _quiet_when_interrupted():
+    with Client(scheduler) as connected, quiet_when_interrupted():
         yield connected
 
 
@@ -82,7 +96,7 @@ async def _check_reachable(scheduler: str) -> None:
     """A client that cannot connect hangs the process at its exit, so nobody makes one before this has passed."""
     try:
         security = Security().get_connection_args("client")
-        comm = await connect(scheduler, timeout=_CONNECT_SECONDS, **security)
+        comm = await connect(scheduler, timeout=CONNECT_SECONDS, **security)
         await comm.close()
     except (OSError, ValueError, TypeError, TimeoutError) as error:  # TypeError: TLS without certificates
         reason = str(error).strip() or type(error).__name__
@@ -92,7 +106,7 @@ async def _check_reachable(scheduler: str) -> None:
 def warn_unprotected(address: str) -> None:
     """Warn of a scheduler that other machines may reach, and that asks nobody for a certificate."""
     encrypted, reachable = address.startswith(("tls://", "wss://")), get_address_host(address)
-    if not encrypted and not _is_loopback(reachable):
+    if not encrypted and not is_loopback(reachable):
         warnings.warn(
             f"the scheduler at {address} takes connections without TLS: whoever reaches this port can run code as the "
             "user of its workers, and read what is sent; start it with TLS and use its tls:// address (see "
@@ -102,7 +116,8 @@ def warn_unprotected(address: str) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a name or address is this machine's alone."""
     found = socket.getaddrinfo(host, None)
     return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
 
@@ -125,7 +140,8 @@ def _interrupts_deferred() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_when_interrupted() -> Iterator[None]:
+def quiet_when_interrupted() -> Iterator[None]:
+    """Keep Dask from reporting what Ctrl-C cut off in this context."""
     try:
         yield
     except KeyboardInterrupt:

@@ -13,9 +13,6 @@ from distributed.scheduler import NoValidWorkerError, NoWorkerError
 from taskgraph_dnn.errors import ClusterError
 from taskgraph_dnn.plan import Plan
 
-#: Why futures are cancelled when a run makes no progress; Dask hands it back with the error.
-SILENCE = "taskgraph-dnn-silence"
-
 
 def check_fits(client: Client, plan: Plan) -> None:
     """Check that no worker would need more memory than it may have, if all its threads computed the largest task.
@@ -73,8 +70,6 @@ _LOST = "the connection to the scheduler was lost, and the run with it: see whet
 
 def _cancelled(error: CancelledError) -> str:
     reason = getattr(error, "reason", "unknown")
-    if reason == SILENCE:
-        return str(error.msg)
     if reason == "scheduler-connection-lost":
         return _LOST
     return f"the run was cancelled on the cluster: {reason}"

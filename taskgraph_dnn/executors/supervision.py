@@ -1,19 +1,18 @@
-"""A run on a cluster, waited for as long as somebody gets on with it."""
+"""A run on a cluster: its partitions are taken as they finish, for as long as somebody gets on with it."""
 
 import asyncio
-import concurrent.futures
 import logging
-import math
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from dask.utils import format_time
-from distributed import Client, Future, futures_of
+from distributed import Client, Future
 
 from taskgraph_dnn.config import cluster_settings
-from taskgraph_dnn.executors.failures import SILENCE
+from taskgraph_dnn.errors import ClusterError
+from taskgraph_dnn.executors.sharing import shared
 from taskgraph_dnn.plan import Plan
 
 #: A task that takes so many times as long as the longest was expected to is no silence.
@@ -24,85 +23,129 @@ _LOOK_SECONDS = 5.0
 _log = logging.getLogger(__name__)
 
 
-def supervised(client: Client, plan: Plan) -> Callable[..., Any]:
-    """Return what Dask's `compute` takes as a scheduler: `client.get`, cancelled when nothing happens any more."""
-    seconds = max(cluster_settings().silence, _PATIENCE * plan.longest_task_seconds)
-    if math.isinf(seconds):
-        return client.get  # type: ignore[no-any-return]
+def patience(longest_task_seconds: float) -> float:
+    """Return for how many seconds a run may be without any task that begins or ends."""
+    return max(cluster_settings().silence, _PATIENCE * longest_task_seconds)
 
-    def get(expr: Any, keys: Sequence[Any], **kwargs: Any) -> Any:
-        waiting = client.get(expr, keys, sync=False, **kwargs)
-        futures = futures_of(waiting)
-        try:
-            with _watched(client, futures, seconds):
-                return client.gather(waiting)
-        finally:
-            for future in futures:  # by an error or Ctrl-C, too: nothing of the run stays on the cluster
-                future.release()
+
+def supervised(client: Client, plan: Plan) -> Callable[..., Any]:
+    """Return what Dask's `compute` takes as a scheduler, for the result of an inference alone.
+
+    The cluster is asked for the partitions, and the result is joined here. A worker that dies takes no partition with
+    it that was finished before, and the cluster's memory does not fill with them.
+    """
+    seconds = patience(plan.longest_task_seconds)
+
+    def get(expr: Any, keys: Sequence[Any], **kwargs: Any) -> list[Any]:  # noqa: ARG001, that of the joined result
+        (result,) = expr
+        with shared(client, result.partitions) as partitions:
+            futures = client.get(partitions, partitions.__dask_keys__(), sync=False, **kwargs)
+            try:
+                finished = client.sync(_taken, client, futures, seconds)
+            finally:
+                for future in futures:  # by an error or Ctrl-C, too: nothing of the run stays on the cluster
+                    future.release()
+        return [result.joined(finished)]
 
     return get
 
 
-@contextmanager
-def _watched(client: Client, futures: Sequence[Future], seconds: float) -> Iterator[None]:
-    watch = asyncio.run_coroutine_threadsafe(_watch(client, futures, seconds), client.loop.asyncio_loop)
-    watch.add_done_callback(_log_failure)
+async def _taken(client: Client, futures: Sequence[Future], seconds: float) -> list[Any]:
+    """Return the values of futures, in their order, each fetched and released when it is there.
+
+    Raises:
+        ClusterError: what leads to them has stood still for so many seconds.
+    """
+    taking = asyncio.gather(*(_take(client, future) for future in futures))
+    watch = asyncio.create_task(_watch(client, futures, seconds))
     try:
-        yield
+        await asyncio.wait((taking, watch), return_when=asyncio.FIRST_COMPLETED)
+        if not taking.done() and watch.exception() is None:
+            raise ClusterError(watch.result())
+        if not taking.done():  # looking at a run must not break it
+            _log.error("nobody looks any more whether the run makes progress", exc_info=watch.exception())
+        return await taking
     finally:
         watch.cancel()
+        # Dask complains of requests that are cancelled, so these are left to end with the futures.
+        taking.add_done_callback(lambda left: left.cancelled() or left.exception())
 
 
-def _log_failure(watch: concurrent.futures.Future[None]) -> None:
-    """Looking at a run must not break it."""
-    if not watch.cancelled() and watch.exception() is not None:
-        _log.error("nobody looks any more whether the run makes progress", exc_info=watch.exception())
+async def _take(client: Client, future: Future) -> Any:
+    value = await client.gather(future, asynchronous=True)  # Dask makes a few requests of many
+    future.release()
+    return value
 
 
-async def _watch(client: Client, futures: Sequence[Future], seconds: float) -> None:
-    """Cancel the futures when what leads to them has stood still for so many seconds."""
-    clock = asyncio.get_running_loop().time
-    found: _Standing | None = None
-    seen: dict[str, dict[str, int]] = {}
-    since = clock()
-    while clock() - since < seconds:
+async def _watch(client: Client, futures: Sequence[Future], seconds: float) -> str:
+    """Return how things stand once what leads to the futures has stood still for so many seconds."""
+    progress = Progress(seconds)
+    while not progress.silent:
         await asyncio.sleep(min(_LOOK_SECONDS, seconds / 10))
-        found = await _ask(client, [future.key for future in futures], seconds)
-        done = all(future.done() for future in futures)  # the result is on its way
-        if done or (found is not None and found.tasks != seen):
-            since = clock()
-        seen = seen if found is None else found.tasks
-    await client.cancel(futures, reason=SILENCE, msg=_silent(found, seconds))
+        found = await _ask(client, [future.key for future in futures if not future.done()], seconds)
+        done = all(future.done() for future in futures)  # the last values are on their way
+        progress.look(found, moving=done)
+    return str(progress)
 
 
-class _Standing(NamedTuple):
+class Standing(NamedTuple):
     """How many tasks of each group are in which state, and how many workers in which."""
 
     tasks: dict[str, dict[str, int]]
     workers: dict[str, int]
 
 
-async def _ask(client: Client, keys: Sequence[Any], seconds: float) -> _Standing | None:
+class Progress:
+    """Whether a run gets on, by how its tasks stand from look to look.
+
+    Attributes:
+        seconds: after so many of them without a change it does not.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._since = time.monotonic()
+        self._tasks: dict[str, dict[str, int]] = {}
+        self._found: Standing | None = None
+
+    def look(self, found: Standing | None, *, moving: bool = False) -> None:
+        """Take note of how things stand now; None where nobody answers. What is `moving` gets on in any case."""
+        if moving or (found is not None and found.tasks != self._tasks):
+            self._since = time.monotonic()
+        if found is not None:
+            self._tasks = found.tasks
+        self._found = found
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing has changed for so long."""
+        return time.monotonic() - self._since >= self.seconds
+
+    def __str__(self) -> str:
+        return _silent(self._found, self.seconds)
+
+
+async def _ask(client: Client, keys: Sequence[Any], seconds: float) -> Standing | None:
     """Return how things stand, or None where the scheduler does not answer."""
     try:
         async with asyncio.timeout(seconds):
-            found: _Standing = await client.run_on_scheduler(_standing, keys)
+            found: Standing = await client.run_on_scheduler(standing, keys)
             return found
     except (OSError, TimeoutError):
         return None
 
 
-def _standing(keys: Sequence[Any], dask_scheduler: Any = None) -> _Standing:
+def standing(keys: Sequence[Any], dask_scheduler: Any = None) -> Standing:
     """Return how the tasks that lead to `keys` stand. Runs on the scheduler; groups are few, tasks may be a million."""
     groups, new = set(), {dask_scheduler.tasks[key].group for key in keys if key in dask_scheduler.tasks}
     while new:
         groups |= new
         new = {before for group in new for before in group.dependencies} - groups
     states = [worker.status.name for worker in dask_scheduler.workers.values()]
-    return _Standing({group.name: dict(group.states) for group in groups}, dict(Counter(states)))
+    return Standing({group.name: dict(group.states) for group in groups}, dict(Counter(states)))
 
 
-def _silent(standing: _Standing | None, seconds: float) -> str:
+def _silent(standing: Standing | None, seconds: float) -> str:
     silence = f"no task of the run began or ended for {format_time(seconds)} (taskgraph-dnn.cluster.silence)"
     if standing is None:
         return f"{silence}, and the scheduler does not answer: see whether it still runs"

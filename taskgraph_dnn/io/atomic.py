@@ -20,6 +20,9 @@ import psutil
 
 from taskgraph_dnn.errors import FileError
 
+#: What the names of drafts begin with.
+DRAFT = ".draft-"
+
 #: This machine, in the names of drafts: a process number says nothing on another one that shares the folder.
 _HERE = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
@@ -119,6 +122,21 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
 
 
+@contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder, for this user alone, that is removed at the end, or by the next caller if this one is killed.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = _draft(parent / "taskgraph-dnn")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _check_folder(path: str | os.PathLike[str], folder: Path) -> None:
     if not folder.is_dir():
         raise FileError(f"cannot write {path}: there is no folder {folder}")
@@ -137,13 +155,15 @@ def _failures_named(path: str | os.PathLike[str]) -> Iterator[None]:
 def _draft(target: Path) -> Path:
     _remove_abandoned(target)
     # The name keeps its end: some writers choose the format, or add a suffix, by it.
-    return target.with_name(f".draft-{_HERE}-{os.getpid()}-{secrets.token_hex(4)}-{target.name}")
+    return target.with_name(f"{DRAFT}{_HERE}-{os.getpid()}-{secrets.token_hex(4)}-{target.name}")
 
 
 def _remove_abandoned(target: Path) -> None:
     """Remove the target's drafts of processes of this machine that are no more."""
-    for draft in target.parent.glob(f".draft-{_HERE}-*-{glob.escape(target.name)}"):
-        process = re.fullmatch(rf"\.draft-{_HERE}-([0-9]+)-[0-9a-f]{{8}}-{re.escape(target.name)}", draft.name)
+    for draft in target.parent.glob(f"{DRAFT}{_HERE}-*-{glob.escape(target.name)}"):
+        process = re.fullmatch(
+            rf"{re.escape(DRAFT)}{_HERE}-([0-9]+)-[0-9a-f]{{8}}-{re.escape(target.name)}", draft.name
+        )
         if process is None or psutil.pid_exists(int(process[1])):
             continue
         if draft.is_dir():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from taskgraph_dnn.errors import NetworkError
 from taskgraph_dnn.io.atomic import atomic_path, require_space
 from taskgraph_dnn.io.described import FORMAT, VERSION, Described, seal, stored_layers
+from taskgraph_dnn.io.packed import PackedFile, SharedFile
 from taskgraph_dnn.io.streams import Progress, map_ahead
 from taskgraph_dnn.io.tensors import Tensors, TensorWriter, content_digest
 from taskgraph_dnn.kernels import automatic_kernels
@@ -71,10 +72,27 @@ def write_packed_layers(
         step.total = 3 * len(described)
         tensors = writer.tensors()
         described = _with_facts(_network(tensors, described), described, step)
-        reduced = _write_reduced(writer, _network(tensors, described), step)
-        texts = {"layers": json.dumps([layer.values for layer in described])} | reduced
-        digest = network_digest(layer.digest for layer in described)
-        writer.finish({"format": FORMAT, "version": VERSION, "digest": digest, "seal": seal(texts)} | texts)
+        _finish(writer, described, _write_reduced(writer, _network(tensors, described), step))
+
+
+def write_shared(network: Network, path: Path) -> SharedFile:
+    """Write a network to a packed file for one run, at once: with what is known of its layers so far, and no more.
+
+    Raises:
+        OSError: the file cannot be written.
+        FileError: there are too many layers for one file.
+    """
+    with TensorWriter.open(path, _HEADER_NBYTES * (1 + len(network))) as writer:
+        layers = enumerate(map_ahead(lambda layer: _prepared(layer, layer.facts), network))
+        described = [_put(writer, f"layers.{number}", prepared) for number, prepared in layers]
+        _finish(writer, described, {})
+    return SharedFile(PackedFile(str(path.absolute()), network.digest, len(network)))
+
+
+def _finish(writer: TensorWriter, described: list[Described], reduced: dict[str, str]) -> None:
+    texts = {"layers": json.dumps([layer.values for layer in described])} | reduced
+    digest = network_digest(layer.digest for layer in described)
+    writer.finish({"format": FORMAT, "version": VERSION, "digest": digest, "seal": seal(texts)} | texts)
 
 
 def _network(tensors: Tensors, described: list[Described]) -> Network:

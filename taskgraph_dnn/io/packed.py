@@ -64,6 +64,35 @@ class PackedFile:
         return PackedFile(self.path, digest, layers, self.reduced)
 
 
+class SharedFile:
+    """A packed file that holds a network for one run: each process opens it once and keeps it as long as this value.
+
+    Its readers may go on when the file is gone from its folder.
+
+    Args:
+        file: all of it.
+    """
+
+    def __init__(self, file: PackedFile) -> None:
+        self.file = file
+        self._lock = threading.Lock()
+        self._network: Network | None = None
+
+    def open(self) -> Network:
+        """Return the network.
+
+        Raises:
+            FileError: the file is gone, or holds another network by now.
+        """
+        with self._lock:
+            if self._network is None:
+                self._network = _read(self.file)
+            return self._network
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SharedFile, (self.file,)
+
+
 _opening = threading.Lock()
 #: Networks that somebody in this process has read and still holds, by file and the state it was in.
 _in_use: WeakValueDictionary[tuple[PackedFile, Hashable], Network] = WeakValueDictionary()
@@ -94,6 +123,10 @@ def _state(place: Place) -> Hashable:
 
 @lru_cache(maxsize=8)
 def _open(file: PackedFile, state: Hashable) -> Network:  # noqa: ARG001, a changed file is opened again
+    return _read(file)
+
+
+def _read(file: PackedFile) -> Network:
     network = read_packed(file.path) if file.reduced else read_packed(file.path, file.layers)
     if file.reduced:
         if network.reduced is None or len(network.reduced.network) < file.layers:

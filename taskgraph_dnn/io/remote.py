@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fsspec.core import url_to_fs
 
-from taskgraph_dnn.config import settings
+from taskgraph_dnn.config import task_bytes
 from taskgraph_dnn.errors import MissingDependencyError
 
 #: A range of a file: its first byte, and the one behind its last.
@@ -38,6 +38,29 @@ def seen_version(url: str) -> Version:
     return _seen.get(url) or RemoteFile(url).version
 
 
+def file_system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, or a path, and what that is called there.
+
+    Raises:
+        OSError: nobody knows such URLs.
+        MissingDependencyError: the URL needs a package that is not installed.
+    """
+    try:
+        files, path = url_to_fs(url)
+    except ImportError as error:
+        needed = f"{error} (for http and https: pip install 'taskgraph-dnn[http]')"
+        raise MissingDependencyError(f"cannot read {url}: {needed}") from error
+    except ValueError as error:  # an unknown protocol
+        raise OSError(str(error)) from error
+    return files, path
+
+
+def reason(error: BaseException) -> str:
+    """Return what a file system's error says, in one line."""
+    cause = error.__cause__ or error  # fsspec says FileNotFoundError whatever stood in the way
+    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+
+
 class RemoteFile:
     """The bytes of a file behind a URL. If the file changes, nothing more is read of it.
 
@@ -50,13 +73,7 @@ class RemoteFile:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            self._files, self._path = url_to_fs(url)
-        except ImportError as error:
-            needed = f"{error} (for http and https: pip install 'taskgraph-dnn[http]')"
-            raise MissingDependencyError(f"cannot read {url}: {needed}") from error
-        except ValueError as error:  # an unknown protocol
-            raise OSError(str(error)) from error
+        self._files, self._path = file_system(url)
         self.url, self.version = url, self._look()
         _seen[url] = self.version
 
@@ -117,7 +134,7 @@ class RemoteFile:
             raise OSError(f"the file has changed: it has {_text(version)}, but had {_text(self.version)}")
         for (start, stop), content in zip(ranges, contents, strict=False):
             if isinstance(content, Exception):
-                raise OSError(_reason(content)) from content
+                raise OSError(reason(content)) from content
             if len(content) != stop - start:
                 raise OSError(f"bytes {start:,} to {stop:,} came as {len(content):,} bytes, expected {stop - start:,}")
         return contents
@@ -127,15 +144,10 @@ class RemoteFile:
             self._files.invalidate_cache(self._path)
             known = self._files.info(self._path)
         except Exception as error:
-            raise OSError(_reason(error)) from error
+            raise OSError(reason(error)) from error
         if known.get("size") is None:
             raise OSError("its size is not known")
         return tuple((name, str(known[name])) for name in _TELLING if known.get(name) is not None)
-
-
-def _reason(error: BaseException) -> str:
-    cause = error.__cause__ or error  # fsspec says FileNotFoundError whatever stood in the way
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())}"
 
 
 def _text(version: Version) -> str:
@@ -180,7 +192,7 @@ class _Cache:
         """Return which of these pieces to read ahead: none where that would take more than half of the room."""
         with self._lock:
             new = [piece for piece in pieces if piece not in self._kept]
-            if 2 * sum(piece.nbytes for piece in (*self._ahead, *new)) > settings().read_bytes:
+            if 2 * sum(piece.nbytes for piece in (*self._ahead, *new)) > task_bytes("read-bytes"):
                 return []
             missing = self._add(pieces)
             self._ahead.update(new)
@@ -204,7 +216,7 @@ class _Cache:
         return missing
 
     def _shrink(self) -> None:
-        limit = settings().read_bytes
+        limit = task_bytes("read-bytes")
         while self.nbytes > limit:
             self._drop(next(iter(self._kept)))
 

@@ -5,6 +5,7 @@ Input numbers are kept in 16 bits where they fit; the weights are the layer's ow
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -66,10 +67,14 @@ def edge_seconds(layer: Layer, lanes: int, nbytes: int = 6, near: float = 0.0) -
         nbytes: of an edge in memory.
         near: which part of the vectors is still in the first cache, because another output has just read it.
     """
-    sizes, rates = _RATES[min(_RATES, key=lambda known: abs(known - lanes))]
-    rate = np.interp(np.log2(4 * lanes * layer.inputs), sizes, rates)
     missed = max(0.0, 1 - _CACHED_NBYTES / max(1, nbytes * layer.nnz))
-    return float(lanes * max(1 / _NEAREST_RATE, (1 - near) / rate) + nbytes * missed / _STREAM_RATE)
+    return lanes * max(1 / _NEAREST_RATE, (1 - near) / _rate(lanes, layer.inputs)) + nbytes * missed / _STREAM_RATE
+
+
+@cache
+def _rate(lanes: int, inputs: int) -> float:
+    sizes, rates = _RATES[min(_RATES, key=lambda known: abs(known - lanes))]
+    return float(np.interp(np.log2(4 * lanes * inputs), sizes, rates))
 
 
 #: Measured, multiply-adds a second by the size of the tile of inputs (log2 of its bytes), for 32 and for 16 lanes, with

@@ -9,7 +9,7 @@ from weakref import ref
 
 import numpy as np
 
-from taskgraph_dnn.config import settings
+from taskgraph_dnn.config import task_bytes
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.layer import Layer
 from taskgraph_dnn.meter import METER
@@ -51,7 +51,7 @@ def packed_layer(layer: Layer, kernel: Kernel, dtype: np.dtype[Any]) -> Any:
 def _keep(layer: Layer, key: str, nbytes: int) -> list[Layer]:
     """Count what was packed, and return the layers that had to give way."""
     global _nbytes
-    limit, dropped = settings().packed_bytes, []
+    limit, dropped = task_bytes("packed-bytes"), []
     with _lock:
         identity = id(layer), key
         _kept[identity] = ref(layer, lambda _: _forget(identity)), nbytes
