@@ -58,7 +58,7 @@ class ClusterSettings:
 
     Attributes:
         silence: a run has failed when no task began or ended for so many seconds; infinite where it never has.
-        temporary: a folder of all workers and the client, for networks and samples that no file holds; None where nobody said.
+        temporary: a folder of all workers and the client, for what is in memory; None where nobody said.
         ssh_python: the Python of clusters that are started by SSH; None for the same path as here.
         ssh_threads: of each of their workers; None for one a core.
     """
