@@ -25,8 +25,9 @@ from taskgraph_dnn.reductions.certificates import Certificates
 from taskgraph_dnn.spare import SPARE
 
 #: Looking for samples to fold or to settle may take this part of the work that a partition would have without
-#: reductions, and this part of what was done since the last look.
-_OF_ALL, _OF_DONE = 0.01, 0.02
+#: reductions, and this part of what was done since the last look: more of it once no new blocks come, when the few
+#: samples that are left have moved together.
+_OF_ALL, _OF_DONE, _OF_DONE_AT_LAST = 0.015, 0.02, 0.1
 
 #: Moving samples pays if it saves as much in so many layers.
 _SOON = 2
@@ -211,7 +212,7 @@ class Flow:
         )
         self._pools: dict[int, Pool] = {}
         self._buffers = [SPARE.borrow((0,), span.dtype) for _ in range(2)]
-        self._more = bool(span.reductions)  # whether blocks may still come to a pool
+        self._more = bool(span.reductions)  # whether blocks may still come
         self._compared = False  # with the layer before, at the last look: folding and repeating take turns
 
     def run(self, blocks: Iterable[Block]) -> None:
@@ -284,7 +285,8 @@ class Flow:
     def _may_look(self, block: Block) -> bool:
         """Whether a block may be looked at; then it is taken for done."""
         cost = LOOK * block.values.size + CALLS
-        if cost > self.budget.allowed or cost > _OF_DONE * self.budget.done:
+        part = _OF_DONE if self._more else _OF_DONE_AT_LAST
+        if cost > self.budget.allowed or cost > part * self.budget.done:
             return False
         self.budget = Budget(self.budget.allowed - cost, 0.0)
         return True
