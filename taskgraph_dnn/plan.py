@@ -22,6 +22,7 @@ from taskgraph_dnn.network import Network
 from taskgraph_dnn.reductions.choice import Reductions, choose_reductions
 from taskgraph_dnn.reductions.names import DYNAMIC, chosen_reductions
 from taskgraph_dnn.strategies import STRATEGIES, checkpoint_stops, stage_workers
+from taskgraph_dnn.words import counted
 
 #: Lanes of a tile, of which a plan takes those that are expected to be the faster: every edge is decoded once for all
 #: lanes, but a wider tile needs more of the caches.
@@ -373,7 +374,7 @@ def _table(plan: Plan) -> str:
         label = str(numbers[0] or "input") if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
         rows.append((label, *alike))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    passing = f"{plan.tiles_at_once:,} {'tile' if plan.tiles_at_once == 1 else 'tiles'} at once"
+    passing = f"{counted(plan.tiles_at_once, 'tile')} at once"
     return "\n".join(
         [
             f"strategy    {plan.strategy}, for {plan.threads} threads{_of_workers(plan)}",

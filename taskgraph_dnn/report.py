@@ -11,6 +11,7 @@ from rich.text import Text
 from taskgraph_dnn.checks import Check
 from taskgraph_dnn.meter import Weights
 from taskgraph_dnn.result import Result
+from taskgraph_dnn.words import counted
 
 
 def result_table(result: Result) -> Table:
@@ -19,16 +20,16 @@ def result_table(result: Result) -> Table:
     table = Table(show_header=False)
     table.add_row("samples", f"{result.samples:,}")
     table.add_row("layers", f"{plan.depth:,}, {plan.edges:,} edges")
-    table.add_row(
-        "tasks", f"{plan.tasks:,} ({len(plan.partitions):,} partitions x {len(plan.spans):,} spans of layers)"
-    )
+    parts = f"{counted(len(plan.partitions), 'partition')} x {counted(len(plan.spans), 'span')} of layers"
+    table.add_row("tasks", f"{plan.tasks:,} ({parts})")
     (median, longest), (planned, at_most) = result.true_tasks, result.planned_tasks
     table.add_row("a task", f"{median:.3g} s, longest {longest:.3g} s; planned {planned:.3g} s and {at_most:.3g} s")
     table.add_row("reductions", ", ".join(plan.reductions) or "none")
     table.add_row("kernel", ", ".join(sorted({layer.kernel for layer in plan.layers})))
     table.add_row("categories", f"{len(result.categories):,} samples with a nonzero output")
     if plan.attempt:
-        resumed = f"{result.resumed.finished:,} partitions were finished, {result.resumed.under_way:,} under way"
+        finished = counted(result.resumed.finished, "partition")
+        resumed = f"{finished} finished before, {result.resumed.under_way:,} under way"
         table.add_row("resumed", f"{resumed}; attempt {plan.attempt + 1:,}")
     table.add_section()
     table.add_row("read", f"{seconds.read:.3f} s")

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "taskgraph_dnn"
 
 #: Lowest first. A module imports from lower floors, and within its own folder; never sideways.
 FLOORS = [
-    {"errors", "events", "matrices", "pools", "machine", "meter"},
+    {"errors", "events", "matrices", "pools", "machine", "meter", "words"},
     {"arguments", "activation_functions"},
     {"layer"},
     {"config", "network", "challenge", "activations", "inputs"},

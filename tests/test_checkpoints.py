@@ -614,7 +614,7 @@ def test_the_command_resumes(tmp_path):
     for file in place.glob("partition-00001-*"):
         file.unlink()
     output = invoke("run", *options, "--resume", "--json", json_file)
-    assert "2 partitions were finished, 0 under way; attempt 2" in " ".join(output.split())
+    assert "2 partitions finished before, 0 under way; attempt 2" in " ".join(output.split())
     again = json.loads(json_file.read_text())
     assert again["categories"] == first["categories"]
     assert again["layer_counts"] == first["layer_counts"]

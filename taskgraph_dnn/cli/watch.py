@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.text import Text
 
 from taskgraph_dnn.cli.terminal import progress
-from taskgraph_dnn.dump.markup import counted
 from taskgraph_dnn.events import Subscriber, TaskEvent
 from taskgraph_dnn.plan import Plan, even_ranges
+from taskgraph_dnn.words import counted
 
 _PER_SECOND = 10
 _LINE_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""Words, colours and frames of pictures and pages."""
+"""Colours and frames of pictures and pages."""
 
 import re
 from collections.abc import Mapping
@@ -17,16 +17,6 @@ def xml_text(value: object) -> str:
     """Return a value as text or an attribute of XML; characters that XML cannot hold become U+FFFD."""
     text = str(value)
     return escape(_FORBIDDEN.sub("\ufffd", text)) if _SPECIAL.search(text) else text
-
-
-def plural(count: int, word: str) -> str:
-    """Return an English word as it is for so many."""
-    return word if count == 1 else f"{word}s"
-
-
-def counted(count: int, word: str) -> str:
-    """Return so many of a word: 1 task, 2,000 tasks."""
-    return f"{count:,} {plural(count, word)}"
 
 
 def filled_page(package: str, parts: Mapping[str, str]) -> str:

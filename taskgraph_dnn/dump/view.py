@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from taskgraph_dnn.dump.markup import counted, plural
 from taskgraph_dnn.errors import DumpError
 from taskgraph_dnn.network import NETWORK_INPUT
 from taskgraph_dnn.plan import Plan, even_ranges
+from taskgraph_dnn.words import counted, plural
 
 #: Groups of layers, of partitions and of merged ones in the collapsed view: what a screen, a page and Mermaid can show.
 _LAYER_GROUPS, _PARTITION_GROUPS, _MERGED_GROUPS = 12, 8, 2

@@ -9,13 +9,14 @@ from rich.table import Table
 
 import taskgraph_dnn
 from taskgraph_dnn.checks import Check
-from taskgraph_dnn.dump.markup import counted, filled_page, xml_text
+from taskgraph_dnn.dump.markup import filled_page, xml_text
 from taskgraph_dnn.record import timeline
 from taskgraph_dnn.record.drawing import STYLE, chart, clock
 from taskgraph_dnn.record.figures import held_nbytes, layer_seconds, peak_nbytes, uses
 from taskgraph_dnn.record.slices import Slice, closed_up, slices
 from taskgraph_dnn.report import check_table, layers_table, result_table
 from taskgraph_dnn.result import Result
+from taskgraph_dnn.words import counted
 
 _LONGEST = 50
 

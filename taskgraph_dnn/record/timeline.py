@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from dask.utils import format_bytes
 
-from taskgraph_dnn.dump.markup import counted, xml_text
+from taskgraph_dnn.dump.markup import xml_text
 from taskgraph_dnn.record.drawing import STYLE, clock, line, picture, text, ticks
 from taskgraph_dnn.record.slices import Slice, by_track, closed_up
+from taskgraph_dnn.words import counted
 
 _WIDTH, _LEFT, _RIGHT = 1160, 150, 24
 _TOP, _STEP, _BAR, _BOTTOM = 62, 30, 24, 30
