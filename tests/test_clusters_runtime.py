@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -285,6 +286,7 @@ def large():
 @pytest.mark.parametrize("reductions", ["exact", "none"])
 def test_a_network_in_memory_is_not_sent(client, sent, large, tmp_path, given, reductions, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sharing, "_IN_MEMORY", tmp_path / "no such")
     rows = scipy.sparse.random_array((50, 500), density=0.2, format="csr", rng=np.random.default_rng(4))
     expected = tg.infer(large, rows, partitions=4, reductions=reductions).compute(scheduler="threads")
     with dask.config.set({"taskgraph-dnn.cluster.temporary": str(tmp_path) if given == "folder" else None}):
@@ -312,6 +314,15 @@ def test_rows_in_memory_are_not_sent(client, sent, large, temporary, sparse, str
     assert equal(tg.infer(large, rows, **options).compute().outputs, expected.outputs)
     assert sent[0] < 200_000 < 4_000_000 < (rows.data if sparse else rows).nbytes
     assert list(temporary.iterdir()) == []
+
+
+def test_files_are_in_memory_where_there_is_much_room(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sharing, "_IN_MEMORY", tmp_path / "memory")
+    assert sharing._own_folder(1) == tmp_path
+    (tmp_path / "memory").mkdir()
+    assert sharing._own_folder(1) == tmp_path / "memory"
+    assert sharing._own_folder(shutil.disk_usage(tmp_path).free // 2) == tmp_path
 
 
 def test_workers_forget_a_network_with_its_run(client, folder, large, temporary):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from distributed import Client
 from distributed.comm import get_address_host
 from scipy.sparse import issparse
@@ -25,6 +26,9 @@ from taskgraph_dnn.network import Network
 
 #: What has fewer bytes is sent.
 _WORTHWHILE_NBYTES = 2**20
+
+#: Linux has a file system in memory here, whose files nobody writes to a disk.
+_IN_MEMORY = Path("/dev/shm")
 
 
 @contextmanager
@@ -62,10 +66,19 @@ def _folder(client: Client, nbytes: int) -> Path | None:
         raise ClusterError(f"taskgraph-dnn.cluster.temporary is {folder}, which is no folder that can be written")
     # On the loopback interface nobody can join who does not run on this machine.
     if folder is None and is_loopback(get_address_host(client.scheduler.address)):
-        folder = Path(tempfile.gettempdir())
+        folder = _own_folder(nbytes)
     if folder is None or free_nbytes(folder) < 2 * nbytes:
         return None
     return folder.absolute()
+
+
+def _own_folder(nbytes: int) -> Path:
+    """Return where this machine's processes share files for a while: in memory, where that leaves most of its room."""
+    if os.access(_IN_MEMORY, os.W_OK | os.X_OK):
+        room = min(free_nbytes(_IN_MEMORY), psutil.virtual_memory().available)
+        if 4 * nbytes <= room:
+            return _IN_MEMORY
+    return Path(tempfile.gettempdir())
 
 
 def _with_files(client: Client, partitions: Any, names: Iterable[str], folder: Path) -> Any:
