@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -228,8 +229,10 @@ def assert_known(found, defaults, place):
 
 @pytest.mark.skipif(find_spec("dask_jobqueue") is None, reason="dask-jobqueue is not installed")
 def test_the_slurm_configuration_makes_a_job_script():
+    interrupt = signal.getsignal(signal.SIGINT)
     from dask_jobqueue.slurm import SLURMJob
 
+    signal.signal(signal.SIGINT, interrupt)  # its import makes Ctrl-C an exit, for the tests that follow, too
     section = yaml.safe_load((CONFIGS / "slurm.yaml").read_text())["jobqueue"]
     defaults = yaml.safe_load(files("dask_jobqueue").joinpath("jobqueue.yaml").read_text())["jobqueue"]
     assert_known(section, defaults, "jobqueue")
