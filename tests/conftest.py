@@ -10,6 +10,7 @@ import scipy.sparse
 
 import taskgraph_dnn as tg
 from taskgraph_dnn import flow
+from tests.browser import Browser
 
 # No test says how fast anything is: a machine may be busy with something else.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -24,6 +25,20 @@ def official_data() -> Path:
     if not (folder / "graph-challenge").is_dir():
         pytest.skip(f"no official data: there is no folder {folder / 'graph-challenge'}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    with Browser(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def nothing_goes_wrong(browser):
+    """No error in a page's console, no exception, and no request but for the file itself."""
+    browser.problems.clear()
+    yield
+    assert browser.problems == []
 
 
 @pytest.fixture

@@ -8,26 +8,15 @@ import pytest
 import taskgraph_dnn as tg
 from taskgraph_dnn import dump
 from taskgraph_dnn.dump import GraphView, Node, make_view
-from tests.browser import PROGRAM, Browser
+from tests.browser import PROGRAM
 from tests.test_dump import NASTY
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium to open pages with")
+pytestmark = [
+    pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium to open pages with"),
+    pytest.mark.usefixtures("nothing_goes_wrong"),
+]
 
 SIZES = [(1280, 800), (400, 700)]
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_wrong(browser):
-    """No error in the console, no exception, and no request but for the file itself."""
-    browser.problems.clear()
-    yield
-    assert browser.problems == []
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,12 @@ import dask
 import pytest
 
 import taskgraph_dnn as tg
-from tests.browser import PROGRAM, Browser
+from tests.browser import PROGRAM
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed (Debian's package: chromium)")
+pytestmark = [
+    pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed (Debian's package: chromium)"),
+    pytest.mark.usefixtures("nothing_goes_wrong"),
+]
 
 #: Texts of pictures that stand out of them, and pairs of texts that lie over one another.
 OUTSIDE = """[...document.querySelectorAll('svg')].flatMap((svg) => {
@@ -22,20 +25,6 @@ OVERLAPPING = """[...document.querySelectorAll('svg')].flatMap((svg) => {
   return boxes.flatMap(([a, p], n) => boxes.slice(n + 1).filter(([b, q]) => meet(p, q)).map(([b]) => [a, b]));
 })"""
 SMALLEST = "Math.min(...[...document.querySelectorAll('svg text')].map((text) => text.getBoundingClientRect().height))"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with Browser(tmp_path_factory.mktemp("profile")) as browser:
-        yield browser
-
-
-@pytest.fixture(autouse=True)
-def nothing_goes_wrong(browser):
-    """No error in the console, and nothing is asked of a network."""
-    browser.problems.clear()
-    yield
-    assert browser.problems == []
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ A rate is edges x samples / seconds, whatever a format computes besides. Ours ru
 the flags of living samples; peers compute the product alone.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from rich.text import Text
 from taskgraph_dnn.activations import Alive, Values, aligned_empty, fill_tiles
 from taskgraph_dnn.benchmarks.layers import BATCH_NBYTES, CASES, Case, Problem
 from taskgraph_dnn.benchmarks.peers import DENSE_NEURONS, PEERS, copy, sgemm
-from taskgraph_dnn.benchmarks.tables import markdown, rate_table, ratio_table
+from taskgraph_dnn.benchmarks.tables import markdown, rate_table, ratio_table, write_report
 from taskgraph_dnn.benchmarks.timing import (
     LEAST_ROUNDS,
     Contender,
@@ -38,7 +37,7 @@ from taskgraph_dnn.config import settings
 from taskgraph_dnn.costs import choose_kernel
 from taskgraph_dnn.errors import TaskgraphError
 from taskgraph_dnn.inputs import row_slice
-from taskgraph_dnn.io.atomic import check_writable, write_text
+from taskgraph_dnn.io.atomic import check_writable
 from taskgraph_dnn.kernels import Kernel, automatic_kernels
 from taskgraph_dnn.kernels.packing import packed_layer
 from taskgraph_dnn.network import Network
@@ -302,10 +301,7 @@ def main(json_file: Path | None, markdown_file: Path | None, cases: list[Case], 
     _show(ratio_table(report))
     for name, why in report["missing"].items():
         click.echo(f"{name} is missing: {why}")
-    if json_file is not None:
-        write_text(json_file, json.dumps(report, indent=1) + "\n")
-    if markdown_file is not None:
-        write_text(markdown_file, markdown(report))
+    write_report(report, markdown(report), json_file, markdown_file)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 python -m taskgraph_dnn.benchmarks.scheduling
 """
 
-import json
 import pickle
 import statistics
 import time
@@ -19,12 +18,12 @@ import dask.config
 import numpy as np
 
 from taskgraph_dnn import challenge, executors
-from taskgraph_dnn.benchmarks.tables import made_on, markdown_table
+from taskgraph_dnn.benchmarks.tables import made_on, markdown_table, write_report
 from taskgraph_dnn.benchmarks.timing import machine
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.inference import Inference, infer
 from taskgraph_dnn.inputs import row_slice
-from taskgraph_dnn.io.atomic import check_writable, write_text
+from taskgraph_dnn.io.atomic import check_writable
 from taskgraph_dnn.io.pack import write_packed
 from taskgraph_dnn.io.packed import read_packed
 from taskgraph_dnn.network import Network
@@ -259,10 +258,7 @@ def main(samples: int, rounds: int, json_file: Path | None, markdown_file: Path 
             check_writable(path)
     report = benchmark(samples, rounds, say=lambda text: click.echo(text, err=True))
     click.echo(page(report))
-    if json_file is not None:
-        write_text(json_file, json.dumps(report, indent=1) + "\n")
-    if markdown_file is not None:
-        write_text(markdown_file, page(report))
+    write_report(report, page(report), json_file, markdown_file)
 
 
 if __name__ == "__main__":
