@@ -107,13 +107,13 @@ def _about(network: Network, computed: Network, inputs: Any, chosen: Settings) -
     data = isinstance(inputs, np.ndarray) or scipy.sparse.issparse(inputs)
     return {
         "network": network.digest,
-        "computed network": computed.digest,
         "inputs": rows_digest(inputs) if data else tokenize(inputs, ensure_deterministic=True),
         "partitions": chosen.partitions,
         "kernel": chosen.kernel,
         "strategy": chosen.strategy,
         "dtype": chosen.dtype,
         "reductions": list(chosen_reductions(chosen.reductions)),
+        "computed network": computed.digest,  # last, because the other choices say more to people
     }
 
 

@@ -40,7 +40,8 @@ def result_table(result: Result) -> Table:
     table.add_row("rate", f"{result.edges_per_second:.3g} edges/s (samples x edges / infer seconds)")
     if result.edges:
         share = f"{result.multiply_adds:,} of {result.edges:,} ({result.multiply_adds / result.edges:.2%})"
-        table.add_row("multiply-adds", f"{share} were done, the others left out")
+        left_out = ", the others left out" if result.multiply_adds != result.edges else ""
+        table.add_row("multiply-adds", f"{share} were done{left_out}")
     return table
 
 
