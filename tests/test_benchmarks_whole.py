@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from taskgraph_dnn.benchmarks import overhead, whole
+from taskgraph_dnn.benchmarks import overhead, scaling, scheduling, whole
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.synthetic import digit_images, radixnet
 
@@ -44,3 +44,12 @@ def test_overhead_is_measured_where_nothing_can_be_left_out(tmp_path, monkeypatc
 def test_a_network_with_structure_says_nothing_of_overhead():
     with pytest.raises(KernelError, match="reductions leave out"):
         overhead.measure((radixnet(1024, 6), digit_images(500, 1024)), rounds=1)
+
+
+@pytest.mark.parametrize("benchmark", [scaling, scheduling], ids=lambda module: module.__name__.rsplit(".", 1)[1])
+def test_a_file_that_cannot_be_written_is_said_in_a_line_before_work(benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "benchmark", lambda *arguments, **options: pytest.fail("work has begun"))
+    ran = CliRunner().invoke(benchmark.main, ["--json", str(tmp_path / "none" / "report.json")])
+    assert ran.exit_code == 1
+    assert ran.output.startswith("Error: cannot write")
+    assert "there is no folder" in ran.output

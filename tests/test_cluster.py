@@ -72,7 +72,7 @@ def test_bits_are_those_of_the_threads(client, network, rows, strategy, kernel):
 def test_tasks_prefer_their_workers(address, network, rows, strategy, finished):
     with Client(address) as client, dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
         inference = tg.infer(network, rows, strategy=strategy, partitions=6, reductions="none")
-        workers, plan = executors.worker_addresses(), inference.plan
+        workers, plan = executors.resources().workers, inference.plan
         assert (len(workers), plan.workers) == (2, 2)
         assert len(plan.spans) == {"data": 1, "pipeline": 2}[strategy]
         expected = {
@@ -196,12 +196,12 @@ def test_large_data_gives_no_warning(address):
 def test_connected(scheduler, network, rows, expected):
     with executors.connected(scheduler) as where:
         assert equal(tg.infer(network, rows).compute(**where).outputs, expected)
-    assert executors.thread_count() == CPU_COUNT
+    assert executors.resources().threads == CPU_COUNT
 
 
 def test_connected_by_address(address, network, rows, expected):
     with executors.connected(address) as where:
-        assert executors.thread_count() == 2
+        assert executors.resources().threads == 2
         assert equal(tg.infer(network, rows).compute(**where).outputs, expected)
 
 
@@ -210,7 +210,7 @@ def test_nobody_at_the_address(scheduler, monkeypatch):
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 1)
     with pytest.raises(PlanError, match="cannot reach a Dask scheduler at"), executors.connected(scheduler):
         pass
-    assert executors.thread_count() == CPU_COUNT  # no half-made client is left behind
+    assert executors.resources().threads == CPU_COUNT  # no half-made client is left behind
 
 
 @pytest.mark.parametrize("scheduler", ["thread", "bogus", "127.0.0.1", "", "tcp://127.0.0.1", "tcp://127.0.0.1:x"])

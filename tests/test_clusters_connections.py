@@ -51,7 +51,7 @@ def images():
 def test_a_cluster_of_commands_gives_the_answer_of_the_threads(folder, network, images, by):
     expected = tg.infer(network, images).compute(scheduler="synchronous")
     with executors.connected(by(folder)) as where:
-        assert executors.thread_count() == 2
+        assert executors.resources().threads == 2
         assert equal(tg.infer(network, images, partitions=6).compute(**where).outputs, expected.outputs)
 
 
@@ -187,7 +187,7 @@ def test_workers_come_when_there_is_work(network, images):
         Client(local) as client,
     ):
         local.adapt(maximum=2)
-        assert executors.worker_addresses() == ()
+        assert executors.resources().workers == ()
         result = tg.infer(network, images, partitions=found["taskgraph-dnn"]["partitions"]).compute()
         assert equal(result.outputs, expected.outputs)
         assert len(result.plan.partitions) == 256

@@ -95,7 +95,7 @@ def test_a_cluster_is_started_and_closed_by_ssh(server):
         executors.connected("ssh://tester@127.0.0.1,127.0.0.1") as where,
     ):
         assert executors.resources().threads == 4
-        assert len(executors.worker_addresses()) == 2
+        assert len(executors.resources().workers) == 2
         assert equal(tg.infer(network, images, partitions=4).compute(**where).outputs, expected.outputs)
         family = server.family()
         assert listening(family) == {"127.0.0.1"}
@@ -127,7 +127,7 @@ def test_a_cluster_by_ssh_has_tls_where_dask_has(server, tmp_path):
         executors.connected("ssh://127.0.0.1"),
     ):
         assert default_client().scheduler.address.startswith("tls://127.0.0.1:")
-        assert executors.worker_addresses()[0].startswith("tls://127.0.0.1:")
+        assert executors.resources().workers[0].startswith("tls://127.0.0.1:")
         assert tg.infer(network, images).compute().samples == 50
 
 

@@ -18,6 +18,7 @@ import taskgraph_dnn as tg
 from taskgraph_dnn import jobs
 from taskgraph_dnn.errors import JobError
 from taskgraph_dnn.executors import cluster as cluster_module
+from tests.clusters import until
 from tests.test_cli import invoke
 
 COMMAND = [sys.executable, "-m", "taskgraph_dnn"]
@@ -54,14 +55,6 @@ def a_worker(address, folder):
         with Client(address) as client:
             client.wait_for_workers(1, timeout=60)
         yield
-
-
-def until(true, seconds=60):
-    for _ in range(seconds * 20):
-        if true():
-            return
-        time.sleep(0.05)
-    raise TimeoutError
 
 
 @pytest.fixture(scope="module")

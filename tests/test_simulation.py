@@ -306,7 +306,7 @@ def test_scheduling_report_tells_every_run(monkeypatch, tmp_path):
 def test_worker_processes_come_and_go():
     with scaling.worker_processes(2) as scheduler:
         workers = [child for child in psutil.Process().children() if "dask_worker" in " ".join(child.cmdline())]
-        assert len(workers) == len(executors.worker_addresses()) == 2
+        assert len(workers) == len(executors.resources().workers) == 2
         assert scheduler.ppid() == os.getpid()
         for process in (scheduler, *workers):
             assert {c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import click
@@ -22,7 +21,8 @@ from rich.text import Text
 from taskgraph_dnn.activations import Alive, Values, aligned_empty, fill_tiles
 from taskgraph_dnn.benchmarks.layers import BATCH_NBYTES, CASES, Case, Problem
 from taskgraph_dnn.benchmarks.peers import DENSE_NEURONS, PEERS, copy, sgemm
-from taskgraph_dnn.benchmarks.tables import markdown, rate_table, ratio_table, write_report
+from taskgraph_dnn.benchmarks.reporting import reporting
+from taskgraph_dnn.benchmarks.tables import markdown, rate_table, ratio_table
 from taskgraph_dnn.benchmarks.timing import (
     LEAST_ROUNDS,
     Contender,
@@ -35,9 +35,7 @@ from taskgraph_dnn.benchmarks.timing import (
 )
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.costs import choose_kernel
-from taskgraph_dnn.errors import TaskgraphError
 from taskgraph_dnn.inputs import row_slice
-from taskgraph_dnn.io.atomic import check_writable
 from taskgraph_dnn.kernels import Kernel, automatic_kernels
 from taskgraph_dnn.kernels.packing import packed_layer
 from taskgraph_dnn.network import Network
@@ -277,31 +275,21 @@ def _chosen(_context: click.Context, _option: click.Parameter, names: str | None
     return [known[name] for name in asked]
 
 
-_OUTPUT = click.Path(path_type=Path)
-
-
 @click.command()
-@click.option("--json", "json_file", type=_OUTPUT, help="Write all numbers to this file.")
-@click.option("--markdown", "markdown_file", type=_OUTPUT, help="Write the tables to this file.")
+@reporting
 @click.option("--only", "cases", callback=_chosen, metavar="CASE,...", help="Time these cases; default: all.")
 @click.option("--rounds", type=click.IntRange(LEAST_ROUNDS), default=7, show_default=True, help="How often.")
 @click.option(
     "--seconds", type=click.FloatRange(0.001), default=0.05, show_default=True, help="How long each time, at least."
 )
-def main(json_file: Path | None, markdown_file: Path | None, cases: list[Case], rounds: int, seconds: float) -> None:
+def main(cases: list[Case], rounds: int, seconds: float) -> tuple[dict[str, Any], str]:
     """Time every kernel, other libraries, and what the machine can do, on single layers."""
-    try:
-        for path in (json_file, markdown_file):
-            if path is not None:
-                check_writable(path)
-        report = benchmark(cases, rounds=rounds, seconds=seconds)
-    except TaskgraphError as error:
-        raise click.ClickException(str(error)) from error
+    report = benchmark(cases, rounds=rounds, seconds=seconds)
     _show(rate_table(report))
     _show(ratio_table(report))
     for name, why in report["missing"].items():
         click.echo(f"{name} is missing: {why}")
-    write_report(report, markdown(report), json_file, markdown_file)
+    return report, markdown(report)
 
 
 if __name__ == "__main__":

@@ -24,15 +24,15 @@ import numpy as np
 import psutil
 
 from taskgraph_dnn import challenge, executors
+from taskgraph_dnn.benchmarks.reporting import reporting
 from taskgraph_dnn.benchmarks.scheduling import NO_SECONDS, packed, repeated
 from taskgraph_dnn.benchmarks.simulation import Cluster, Limits, Work, simulate
-from taskgraph_dnn.benchmarks.tables import made_on, markdown_table, write_report
+from taskgraph_dnn.benchmarks.tables import made_on, markdown_table
 from taskgraph_dnn.benchmarks.timing import machine
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.errors import PlanError
 from taskgraph_dnn.inference import Inference, infer
 from taskgraph_dnn.inputs import density
-from taskgraph_dnn.io.atomic import check_writable
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import make_plan
 from taskgraph_dnn.strategies import STRATEGIES
@@ -80,7 +80,7 @@ def worker_processes(count: int) -> Iterator[psutil.Process]:
         for _ in range(count):
             start("worker", "--nthreads", "1", "--no-nanny", "--local-directory", folder)
         with executors.connected(json.loads(file.read_text(encoding="utf-8"))["address"]):
-            _until(lambda: len(executors.worker_addresses()) == count, f"{count} workers")
+            _until(lambda: len(executors.resources().workers) == count, f"{count} workers")
             yield psutil.Process(scheduler.pid)
 
 
@@ -352,16 +352,13 @@ def _simulated(network: dict[str, Any]) -> Iterator[list[str]]:
 @click.command()
 @click.option("--samples", default=challenge.OFFICIAL_SAMPLES, show_default=True, help="Images of a simulated run.")
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="How often a real run is timed.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all numbers to this file.")
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Write the page to this file.")
-def main(samples: int, rounds: int, json_file: Path | None, markdown_file: Path | None) -> None:
+@reporting
+def main(samples: int, rounds: int) -> tuple[dict[str, Any], str]:
     """Run strategies on 1 and 2 worker processes, and simulate them on up to 1,024."""
-    for path in (json_file, markdown_file):
-        if path is not None:
-            check_writable(path)
     report = benchmark(samples, rounds, say=lambda text: click.echo(text, err=True))
-    click.echo(page(report))
-    write_report(report, page(report), json_file, markdown_file)
+    made = page(report)
+    click.echo(made)
+    return report, made
 
 
 if __name__ == "__main__":

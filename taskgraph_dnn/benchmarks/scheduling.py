@@ -18,12 +18,12 @@ import dask.config
 import numpy as np
 
 from taskgraph_dnn import challenge, executors
-from taskgraph_dnn.benchmarks.tables import made_on, markdown_table, write_report
+from taskgraph_dnn.benchmarks.reporting import reporting
+from taskgraph_dnn.benchmarks.tables import made_on, markdown_table
 from taskgraph_dnn.benchmarks.timing import machine
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.inference import Inference, infer
 from taskgraph_dnn.inputs import row_slice
-from taskgraph_dnn.io.atomic import check_writable
 from taskgraph_dnn.io.pack import write_packed
 from taskgraph_dnn.io.packed import read_packed
 from taskgraph_dnn.network import Network
@@ -249,16 +249,13 @@ def _kibibytes(nbytes: int) -> str:
 @click.command()
 @click.option("--samples", default=challenge.OFFICIAL_SAMPLES, show_default=True, help="Images of a run.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often each is run.")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write all times to this file.")
-@click.option("--markdown", "markdown_file", type=click.Path(path_type=Path), help="Write the page to this file.")
-def main(samples: int, rounds: int, json_file: Path | None, markdown_file: Path | None) -> None:
+@reporting
+def main(samples: int, rounds: int) -> tuple[dict[str, Any], str]:
     """Time what scheduling costs, on this process's threads and on a worker process a core."""
-    for path in (json_file, markdown_file):
-        if path is not None:
-            check_writable(path)
     report = benchmark(samples, rounds, say=lambda text: click.echo(text, err=True))
-    click.echo(page(report))
-    write_report(report, page(report), json_file, markdown_file)
+    made = page(report)
+    click.echo(made)
+    return report, made
 
 
 if __name__ == "__main__":

@@ -1,10 +1,6 @@
 """The kernel benchmark's report as tables, and as a page; and what other pages share with it."""
 
-import json
-from pathlib import Path
 from typing import Any
-
-from taskgraph_dnn.io.atomic import write_text
 
 #: What auto takes should reach this part of the best kernel's rate.
 LEAST_OF_OURS = 0.95
@@ -104,11 +100,3 @@ def made_on(machine: dict[str, Any]) -> str:
         f"{machine['processor']}, {machine['cores']} cores, {machine['memory_nbytes'] / 2**30:.0f} GiB; "
         f"Python {machine['python']}, {packages}"
     )
-
-
-def write_report(report: dict[str, Any], page: str, json_file: Path | None, markdown_file: Path | None) -> None:
-    """Write a report, and the page that is made of it, to the files that are given."""
-    if json_file is not None:
-        write_text(json_file, json.dumps(report, indent=1) + "\n")
-    if markdown_file is not None:
-        write_text(markdown_file, page)

@@ -93,9 +93,8 @@ def _plan(job: Job) -> Plan:
     network = load_network(job)
     samples, filled = _batch(job, network)
     with executors.connected(job.scheduler):
-        workers = len(executors.worker_addresses()) or None
-        threads = executors.thread_count()
-        return make_plan(network, samples, settings(), threads=threads, workers=workers, density=filled)
+        threads, workers = executors.resources()
+        return make_plan(network, samples, settings(), threads=threads, workers=len(workers) or None, density=filled)
 
 
 def _batch(job: Job, network: Network) -> tuple[int, float]:

@@ -44,16 +44,6 @@ def resources() -> Resources:
     return Resources(max(1, sum(threads.values())), tuple(sorted(threads)))
 
 
-def thread_count() -> int:
-    """Return how many threads would run a graph now."""
-    return resources().threads
-
-
-def worker_addresses() -> tuple[str, ...]:
-    """Return the addresses of the active client's workers."""
-    return resources().workers
-
-
 @contextmanager
 def submission(plan: Plan, scheduler: Any) -> Iterator[Any]:
     """Make ready what a run of `plan` needs where Dask sends it, and turn Dask's errors there into ours.
