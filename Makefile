@@ -8,7 +8,7 @@ NEURONS ?= all
 LAYERS ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest lint types format graphs challenge bench-kernels bench-scaling lock clean
+.PHONY: help install run test test-lowest lint types format graphs challenge bench-kernels bench-scaling docs lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ bench-scaling: $(VENV)/installed ## Time scheduling, and simulate strategies on 
 	mkdir -p docs/benchmarks
 	$(BIN)/python -m taskgraph_dnn.benchmarks.scheduling --json docs/benchmarks/scheduling.json --markdown docs/benchmarks/scheduling.md
 	$(BIN)/python -m taskgraph_dnn.benchmarks.scaling --json docs/benchmarks/scaling.json --markdown docs/benchmarks/scaling.md
+
+docs: $(VENV)/installed ## Write the documentation's site to build/site.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file configs/mkdocs.yml
 
 lock: ## Resolve the newest versions into requirements.lock.
 	$(PYTHON) -m pip install --quiet uv

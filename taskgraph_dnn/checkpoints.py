@@ -77,8 +77,11 @@ class Checkpoint:
         if found != self.run:
             raise CheckpointError(f"{self.place} is the checkpoint of run {found}, expected {self.run}")
 
-    def keep(self, after: Progressed | Finished, span: Span, replaced: int | None) -> None:
+    def keep(self, after: Progressed | Finished, span: Span, replaced: int | None) -> Progressed | Finished:
         """Write what a span has made of its partition; then remove what was kept after layer `replaced`, if any.
+
+        Returns:
+            What goes on in its place: the same.
 
         Raises:
             CheckpointError: it cannot be written, because the disk is full, for example.
@@ -92,6 +95,7 @@ class Checkpoint:
                 place.remove(_file(span.partition, replaced))
         except FileError as error:
             raise CheckpointError(f"cannot keep partition {span.partition} after layer {span.stop}: {error}") from error
+        return after
 
     def kept(self, span: Span, outputs: int, last: bool) -> Progressed | Finished:
         """Return what a span of an earlier attempt has made of its partition, and publish the events of how it came.
@@ -182,9 +186,7 @@ def run_kept(
     before: Any, network: Network | NetworkSource, span: Span, checkpoint: Checkpoint, replaced: int | None
 ) -> Progressed | Finished:
     """Take one partition through a span as `run_span` does, and keep what that makes of it; see `Checkpoint.keep`."""
-    after = run_span(before, network, span)
-    checkpoint.keep(after, span, replaced)
-    return after
+    return checkpoint.keep(run_span(before, network, span), span, replaced)
 
 
 def rows_digest(rows: Any) -> str:

@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from taskgraph_dnn.config import Settings
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.kernels import Kernel, automatic_kernels, load_kernel
 from taskgraph_dnn.kernels.registry import AUTO
-from taskgraph_dnn.network import Layer
+from taskgraph_dnn.network import NETWORK_INPUT, Layer, Network
 
 #: Of a number in a tile, while the tile is filled from rows of input (measured).
 _DENSE_SECONDS, _ZERO_SECONDS, _NONZERO_SECONDS = 1e-9, 1e-10, 1e-8
+
+#: Of a number that is put beside those of another source (measured).
+_JOINED_SECONDS = 3e-10
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ def cost(
     *,
     dtype: str = "float32",
     first: bool = False,
+    joins: bool = False,
     density: float = 1.0,
 ) -> Cost:
     """Estimate one layer for `samples` samples, in tiles of `lanes`, on one thread.
@@ -47,11 +53,13 @@ def cost(
         lanes: samples in a tile.
         dtype: of the activations.
         first: whether the layer reads the network's input, which comes as rows.
+        joins: whether it reads several sources, which are put side by side for it.
         density: which part of the network's input is not zero; of activations nobody knows.
     """
     tiles, itemsize = -(-samples // lanes), np.dtype(dtype).itemsize
+    joining = layer.inputs * lanes * _JOINED_SECONDS if joins else 0.0
     return Cost(
-        seconds=tiles * _tile_seconds(layer, kernel, lanes, first, density) * itemsize / 4,
+        seconds=tiles * (_tile_seconds(layer, kernel, lanes, first, density) + joining) * itemsize / 4,
         read_nbytes=tiles * lanes * layer.inputs * itemsize,
         written_nbytes=tiles * lanes * layer.outputs * itemsize,
     )
@@ -100,3 +108,32 @@ def choose_kernel(
     ranking = sorted(able, key=seconds.__getitem__)
     reason = "us a tile: " + ", ".join(f"{kernel.name} {1e6 * seconds[kernel]:.2g}" for kernel in ranking)
     return ranking[0], reason if name == AUTO else f"{name} reads the network's input only; {reason}"
+
+
+#: The kernel of each layer, and the reason.
+Choices = list[tuple[Kernel, str]]
+
+
+def choose_kernels(network: Network, settings: Settings, lanes: int, density: float) -> Choices:
+    """Return the kernel for each layer, and the reason; arguments and errors as of `choose_kernel`."""
+    kernels = automatic_kernels()
+    return [
+        choose_kernel(settings.kernel, y, lanes, first=_is_first(network, n), density=density, automatic=kernels)
+        for n, y in enumerate(network)
+    ]
+
+
+def network_costs(
+    network: Network, choices: Choices, samples: int, lanes: int, settings: Settings, density: float
+) -> list[Cost]:
+    """Return what each layer is expected to cost for so many samples and what fills their last tile."""
+    given: dict[str, Any] = {"dtype": settings.dtype, "density": density}
+    return [
+        cost(y, kernel, samples, lanes, first=_is_first(network, n), joins=len(network.sources(n)) > 1, **given)
+        for n, (y, (kernel, _)) in enumerate(zip(network, choices, strict=True))
+    ]
+
+
+def _is_first(network: Network, layer: int) -> bool:
+    """Whether a layer can read the network's input as it comes: as rows."""
+    return not layer and network.sources(layer) == (NETWORK_INPUT,)

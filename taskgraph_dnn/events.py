@@ -24,8 +24,8 @@ class TaskEvent:
         partition: the batch partition, from 0.
         first_layer, last_layer: the layers that the task computed, from 1, both included.
         worker: the thread, or the worker process and thread, that ran it.
-        prepare_seconds: spent on loading and packing weights and compiling kernels, or on waiting for another task
-            that did.
+        prepare_seconds: spent on reading samples from files, loading and packing weights and compiling kernels, or on
+            waiting for another task that did.
         start, end: seconds since the epoch, of the machine that ran it.
         samples: samples that the task was given, each of those counted that were folded into another one.
         nbytes: bytes of the activations that the task returned.

@@ -1,7 +1,8 @@
 """How a task takes its samples through a span of layers: in blocks, and those that are left closer together.
 
 A **block** is a few tiles. It goes through all layers before the next one begins, so that a layer finds in the cache
-what the layer before has left there. On the way samples leave it:
+what the layer before has left there. Where it is all that later layers read, at the joints of the network, samples
+leave it:
 
 - dead samples, all zero, that no later layer can revive;
 - samples whose values equal another one's, bit by bit, which from there on stands for both;
@@ -11,17 +12,19 @@ When so few are left that moving them together pays, they move into the **pool**
 block's worth goes on as a block. So tiles stay full, however fast samples die, and no sample is moved often.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from taskgraph_dnn.activations import Activations, Values
+from taskgraph_dnn.activations import Activations
 from taskgraph_dnn.kernels.moves import CALLS, LOOK, MOVE, PASS, equal, look, move
 from taskgraph_dnn.layer import Layer
+from taskgraph_dnn.network import Network
 from taskgraph_dnn.reductions.certificates import Certificates
+from taskgraph_dnn.segments import Compute, Passage
 from taskgraph_dnn.spare import SPARE
 
 #: Looking for samples to fold or to settle may take this part of the work that a partition would have without
@@ -181,8 +184,8 @@ class Flow:
 
     Args:
         span: the layers, the blocks' size and the reductions.
-        layers: of the whole network.
-        compute: `compute(layer, inputs, outputs, alive)` fills the last two; inputs are tiles, or rows.
+        network: the whole network.
+        compute: computes a layer.
         proved: what the layers do to zeros and saturated samples.
         budget: for looking at samples.
         arrived: called with what is left of each block after the last layer; it may be overwritten afterwards.
@@ -196,8 +199,8 @@ class Flow:
     def __init__(
         self,
         span: Span,
-        layers: Sequence[Layer],
-        compute: Callable[[int, Any, Values, NDArray[np.bool_]], None],
+        network: Network,
+        compute: Compute,
         proved: Certificates,
         budget: Budget,
         arrived: Callable[[Block], None],
@@ -205,13 +208,13 @@ class Flow:
         self.counts = np.zeros((span.stop - span.first, 3), np.int64)
         self.twins: list[Numbers] = []
         self.budget = budget
-        self._span, self._layers, self._proved = span, layers, proved
-        self._compute, self._arrived = compute, arrived
+        self._span, self._layers, self._proved = span, network.layers, proved
+        self._width, self._ends = network.width, network.wiring.ends
+        self._passage, self._arrived = Passage(network, compute, span.lanes, span.dtype), arrived
         self._drops_dead, self._folds, self._settles = (
             name in span.reductions for name in ("dead-samples", "duplicate-samples", "fixed-point")
         )
         self._pools: dict[int, Pool] = {}
-        self._buffers = [SPARE.borrow((0,), span.dtype) for _ in range(2)]
         self._more = bool(span.reductions)  # whether blocks may still come
         self._compared = False  # with the layer before, at the last look: folding and repeating take turns
 
@@ -225,8 +228,7 @@ class Flow:
             while layer in self._pools:  # again, where those left of them have moved together
                 self._descend_from(layer)
                 self._descend_from_full_pools()
-        for buffer in self._buffers:
-            SPARE.give_back(buffer)
+        self._passage.close()
 
     def look(self, layer: int, block: Block) -> Block:
         """Return what is left of a block before `layer` once samples are folded and settled.
@@ -253,17 +255,17 @@ class Flow:
         pool = self._pools.pop(layer)
         block = self._advance(layer, pool.block())
         pool.close()  # now: what is left has moved on, and may soon need another pool
-        self._descend(layer + 1, block)
+        self._descend(self._ends[layer], block)
 
     def _descend(self, layer: int, block: Block) -> None:
         while block.places.size and layer < self._span.stop:
             block = self._advance(layer, block)
-            layer += 1
+            layer = self._ends[layer]
         if block.places.size:
             self._arrived(block)
 
     def _advance(self, layer: int, block: Block) -> Block:
-        """Return what is left of a block after a layer; what waits before it is not among that."""
+        """Return what is left of a block after a segment; what waits before its first layer is not among that."""
         if isinstance(block.values, np.ndarray):  # not rows
             block = self.look(layer, block)
             if block.places.size and self._pays_to_wait(layer, block):
@@ -291,38 +293,27 @@ class Flow:
         self.budget = Budget(self.budget.allowed - cost, 0.0)
         return True
 
-    def _through(self, layer: int, block: Block) -> Block:
-        """Compute a layer, and drop the dead."""
-        samples, lanes, nnz = len(block.samples), self._span.lanes, self._layers[layer].nnz
-        tiles = -(-samples // lanes)
-        outputs, flags = self._buffer(block.values, tiles, self._layers[layer].outputs), np.empty((tiles, lanes), bool)
-        self._compute(layer, block.values, outputs, flags)
-        self.budget = Budget(self.budget.allowed, self.budget.done + _effort(self._layers[layer], samples))
-        after = Block(outputs, block.samples, block.copies, block.places)
-        alive = flags.ravel()
-        living = after.only(block.places[alive[block.places]])
-        if self._drops_dead and self._proved.dead[layer + 1]:
-            after = living
-        self._count(layer, layer + 1, int(block.copies[living.places].sum()), after.places.size, samples * nnz)
-        if layer + 1 == len(self._layers):
-            return living  # rows of the result that are zero need not be made
+    def _through(self, first: int, block: Block) -> Block:
+        """Compute the segment that begins with the layer `first`, and drop the dead."""
+        samples = len(block.samples)
+        tiles = -(-samples // self._span.lanes)
+        outputs, flags = self._passage.through(first, block.values, tiles)
+        for layer, alive in enumerate(flags, start=first):
+            self.budget = Budget(self.budget.allowed, self.budget.done + _effort(self._layers[layer], samples))
+            living = block.places[alive[block.places]]
+            left = living if self._drops_dead and self._proved.dead[layer + 1] else block.places
+            done = samples * self._layers[layer].nnz
+            self._count(layer, layer + 1, int(block.copies[living].sum()), left.size, done)
+        ended = layer + 1 == len(self._layers)  # rows of the result that are zero need not be made
+        after = Block(outputs, block.samples, block.copies, living if ended else left)
         if self._settles and self._proved.tied[layer] and isinstance(block.values, np.ndarray):
             target = min(layer + 1 + self._proved.tied[layer], self._span.stop)
             after = self._repeat(layer, target, block, after, alive)
         return after
 
-    def _buffer(self, given: Any, tiles: int, neurons: int) -> Values:
-        """Return room for a layer's outputs: one of two buffers, the one that its inputs are not in."""
-        size = tiles * neurons * self._span.lanes
-        other = int(isinstance(given, np.ndarray) and np.may_share_memory(given, self._buffers[0]))
-        if self._buffers[other].size < size:
-            SPARE.give_back(self._buffers.pop(other))  # the smaller one goes before the larger comes
-            self._buffers.insert(other, SPARE.borrow((size,), self._span.dtype))
-        return self._buffers[other][:size].reshape(tiles, neurons, self._span.lanes)
-
     def _pool(self, layer: int) -> Pool:
         if layer not in self._pools:
-            neurons = self._layers[layer].inputs
+            neurons = self._width(layer - 1)
             self._pools[layer] = Pool(2 * self._span.tiles_at_once, neurons, self._span.lanes, self._span.dtype)
         return self._pools[layer]
 

@@ -1,13 +1,15 @@
 """From plan to task graph: the only module that knows Dask's expressions and task specification.
 
-    inputs-TOKEN, p                        rows of partition p: data, or a task that maps them, or that checks a block
-                                           of a Dask array; none where an earlier attempt has taken the partition on
+    inputs-TOKEN, p                        rows of partition p: data, or where its first span is to read them, or a
+                                           task that maps them, or that checks a block of a Dask array; none where an
+                                           earlier attempt has taken the partition on
     network-TOKEN                          the network, where it has no file that workers could read, or one for this
                                            run only
     layers-TOKEN, stop, p                  a span of layers, up to layer `stop`, of partition p, or what is kept of it;
                                            merged partitions are numbered behind the others
     left-TOKEN, stop, p                    the samples that partition p leaves to a merged one after that span
     inferenceresult-TOKEN                  all partitions, joined
+    outputs-TOKEN, p, 0                    dense outputs of partition p, where somebody asks for them as a Dask array
 
 Two expressions make it. `InferencePartitions` is what a collection holds: its keys are the last span of every
 partition. `InferenceResult` is what `compute` asks for: one key, the joined result. (On a cluster, `executors` asks for
@@ -19,16 +21,19 @@ The methods with underscores are Dask's expression protocol (`dask._expr.Expr`).
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 import scipy.sparse
 from dask._expr import Expr, HLGExpr
 from dask._task_spec import DataNode, List, Task, TaskRef
+from dask.highlevelgraph import HighLevelGraph
 from dask.sizeof import sizeof
 from dask.tokenize import tokenize
 
-from taskgraph_dnn.checkpoints import Checkpoint, run_kept
+from taskgraph_dnn.checkpoints import run_kept
+from taskgraph_dnn.data.stored import StoredSamples
 from taskgraph_dnn.flow import Span
 from taskgraph_dnn.inputs import checked_rows, row_slice
 from taskgraph_dnn.io.packed import SharedFile
@@ -36,7 +41,7 @@ from taskgraph_dnn.io.rows import SharedRows
 from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import Plan
-from taskgraph_dnn.result import Result, collect
+from taskgraph_dnn.result import Result, collect, scores_of
 from taskgraph_dnn.spans import Finished, left_over, run_span
 
 # Dask takes a matrix for 56 bytes, and then moves and spills blindly.
@@ -77,8 +82,8 @@ class InferencePartitions(_Partitions):
     Operands:
         network: a `Network`, or the `NetworkSource` to read it from, or the `SharedFile` that holds it for this run.
         inputs: checked rows (CSR or dense, samples x inputs) of the partitions that begin with them, or the
-            `SharedRows` that hold them for this run, or the expression of a Dask array with one block of all inputs for
-            each partition.
+            `SharedRows` that hold them for this run, or the `StoredSamples` that say where all rows are to be read, or
+            the expression of a Dask array with one block of all inputs for each partition.
         plan: the `Plan`.
         places: as of `Reductions`.
         workers: addresses of the workers that the plan was made for; none where nobody has an address.
@@ -168,11 +173,15 @@ class InferencePartitions(_Partitions):
         (first,) = (start for start, end in self.plan.spans if end == stop)
         outputs, last = self.plan.layers[stop - 1].outputs, stop == len(self.plan.layers)
         span = self._span(partition, first, stop)
-        return Task(self._span_key(stop, partition), Checkpoint.kept, self.checkpoint, span, outputs, last)
+        return Task(self._span_key(stop, partition), self.checkpoint.kept, span, outputs, last)
 
     def _input_nodes(self) -> Iterator[Any]:
         name = f"inputs-{self.token}"
         beginning = [(p, *bounds) for p, bounds in enumerate(self.plan.partitions) if p not in self.reached]
+        if isinstance(self.inputs, StoredSamples):
+            parts = tuple(self.inputs.parts(self.plan.partitions))
+            yield from (DataNode((name, p), parts[p]) for p, _, _ in beginning)
+            return
         if not isinstance(self.inputs, Expr):
             ends = accumulate((stop - first for _, first, stop in beginning), initial=0)
             for (p, _, _), (first, stop) in zip(beginning, pairwise(ends), strict=True):
@@ -181,7 +190,7 @@ class InferencePartitions(_Partitions):
                 else:
                     yield DataNode((name, p), row_slice(self.inputs, first, stop))
             return
-        width = self.plan.layers[0].inputs
+        width = self.plan.inputs
         blocks = [key for row in self.inputs.__dask_keys__() for key in row]
         for p, first, stop in beginning:
             yield Task((name, p), checked_rows, TaskRef(blocks[p]), width, first, stop - first)
@@ -264,3 +273,52 @@ def array_expr(array: Any) -> Expr:
         array.__dask_postcompute__(),
         _determ_token=tokenize(array),
     )
+
+
+def outputs_array(partitions: _Partitions) -> Any:
+    """Return the outputs as a Dask array, samples x outputs, with a chunk for each partition."""
+    import dask.array  # takes as long to import as all the rest
+
+    plan, places, name = partitions.plan, partitions.places, f"outputs-{partitions.token}"
+    width = plan.layers[-1].outputs if places is None else len(places)
+    if not plan.partitions:
+        return dask.array.zeros((0, width), dtype=plan.dtype)
+    layer, keys = {}, partitions.__dask_keys__()
+    for members, merged in _gathered(partitions):
+        around = plan.partitions[members.start][0], plan.partitions[members.stop - 1][1]
+        for p in members:
+            ended = List(TaskRef(keys[p]), *merged)
+            described = plan.partitions[p], around, places, plan.layers[-1].outputs, plan.dtype
+            layer[name, p, 0] = Task((name, p, 0), _outputs, ended, *described)
+    run = f"partitions-{partitions.token}"
+    layers = {name: layer, run: partitions.lower_completely().__dask_graph__()}
+    chunks = tuple(stop - first for first, stop in plan.partitions), (width,)
+    return dask.array.Array(HighLevelGraph(layers, {name: {run}, run: set()}), name, chunks, dtype=plan.dtype)
+
+
+def _gathered(partitions: _Partitions) -> Iterator[tuple[range, list[TaskRef]]]:
+    """Yield partitions that leave samples to a merged one, and that one; each alone, where none is merged."""
+    plan, keys = partitions.plan, partitions.__dask_keys__()
+    own = len(plan.partitions)
+    if not plan.merged:
+        yield from ((range(p, p + 1), []) for p in range(own))
+    for m in range(plan.merged):
+        yield plan.members(m), [TaskRef(keys[own + m])]
+
+
+def _outputs(
+    ended: Sequence[Finished], bounds: tuple[int, int], around: tuple[int, int], places: Any, outputs: int, dtype: str
+) -> Any:
+    """Return the dense outputs of a partition, of what it and the merged one that took it on have come to.
+
+    Args:
+        ended: these two, or the first alone.
+        bounds: first sample of the partition, and the one behind its last.
+        around: those of all partitions that the merged one took on.
+        places: as of `scores_of`.
+        outputs: as of `scores_of`.
+        dtype: as of `scores_of`.
+    """
+    first, stop = bounds
+    scores = scores_of(ended, *around, places, outputs, dtype)
+    return replace(scores, rows=scores.rows[first - around[0] : stop - around[0]]).dense()

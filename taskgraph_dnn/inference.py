@@ -3,7 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from dask.tokenize import tokenize
 from taskgraph_dnn import executors
 from taskgraph_dnn.checkpoints import Attempt, begin, rows_digest
 from taskgraph_dnn.config import Settings, checkpoint_settings, settings
+from taskgraph_dnn.data import StoredSamples, open_samples
+from taskgraph_dnn.data.frames import frame_array, is_frame
 from taskgraph_dnn.errors import CheckpointError, InputError, PlanError
-from taskgraph_dnn.graph import InferencePartitions, RebuiltPartitions, array_expr
+from taskgraph_dnn.graph import InferencePartitions, RebuiltPartitions, array_expr, outputs_array
 from taskgraph_dnn.inputs import checked_rows, density
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import Plan, even_ranges, make_plan
@@ -46,8 +49,9 @@ def infer(
 
     Args:
         network: what to run.
-        samples: samples x inputs: a scipy sparse matrix or array, a 2-D array, or a Dask array, whose chunks of rows
-            are then the batch partitions unless a number of partitions is given.
+        samples: samples x inputs: a scipy sparse matrix or array, or a 2-D array; a Dask array or dataframe, whose
+            chunks of rows are then the batch partitions unless a number of partitions is given; or the path or URL of
+            files that `read_samples` knows, of which tasks read their rows.
         partitions: number of batch partitions, or "auto".
         kernel: a kernel's name, or "auto" for the one that is expected to be the fastest for each layer.
         strategy: "hybrid" (spans of layers of any partition on any worker), "data" (a partition's whole chain in one
@@ -62,52 +66,102 @@ def infer(
     Options that are None, but for `checkpoint`, are taken from Dask's configuration, `taskgraph-dnn.*`.
 
     Raises:
-        InputError: the samples do not fit the network, or hold nan or infinity. (A Dask array's values are only looked
-            at when its blocks are there: the run then fails with this error.)
+        InputError: the samples do not fit the network, or hold nan or infinity. (Values of files and of a Dask array
+            are only looked at when they are there: the run then fails with this error.)
+        FileError: there are no files of samples, or they cannot be read.
         PlanError: an option is out of range or unknown.
         KernelError: the kernel is unknown.
         CheckpointError: the checkpoint is of another run, or of this one and not to be resumed; or cannot be used.
         MissingDependencyError: the kernel, or the checkpoint's URL, needs a package that is not installed.
     """
-    started = time.perf_counter()
-    if not isinstance(network, Network):
-        raise InputError(f"network is a {type(network).__name__}, expected a Network")
     if resume and checkpoint is None:
         raise PlanError("resume needs a checkpoint to go on from: checkpoint is None")
     chosen = settings(partitions=partitions, kernel=kernel, strategy=strategy, dtype=dtype, reductions=reductions)
+    if checkpoint is None:
+        return planned(network, samples, chosen)
+
+    def keep(plan: Plan, about: Mapping[str, Any], places: Any) -> Attempt:  # noqa: ARG001
+        return begin(checkpoint, plan, about, resume=resume)
+
+    return planned(network, samples, chosen, keep, checkpoint_settings().every)
+
+
+def planned(
+    network: Network,
+    samples: Any,
+    chosen: Settings,
+    keep: Callable[[Plan, Mapping[str, Any], Any], Attempt] | None = None,
+    every: float | None = None,
+) -> "Inference":
+    """Return the lazy inference of `samples` by `network`; raises as `infer`.
+
+    Args:
+        network: what to run.
+        samples: as of `infer`, or `StoredSamples`.
+        chosen: how to plan.
+        keep: begins an attempt at a run that is kept, given the plan, what is run, and `places` as of the result; None
+            keeps nothing.
+        every: as of `make_plan`, `checkpoint_seconds`.
+    """
+    started = time.perf_counter()
+    if not isinstance(network, Network):
+        raise InputError(f"network is a {type(network).__name__}, expected a Network")
     reduced = choose_reductions(network, chosen_reductions(chosen.reductions), chosen.dtype)
     threads, workers = executors.resources()
-    crew: dict[str, Any] = {"threads": threads, "workers": len(workers) or None}
-    every = None if checkpoint is None else checkpoint_settings().every
-    inputs: Any
-    if is_dask_collection(samples):
-        array = _row_chunks(samples, network, chosen)
-        bounds = tuple(pairwise(accumulate(array.chunks[0], initial=0)))
-        plan = make_plan(reduced, len(array), chosen, **crew, partitions=bounds, checkpoint_seconds=every)
-        inputs = array_expr(array)
-    else:
-        inputs = checked_rows(samples, network.inputs)
-        filled = density(inputs)
-        plan = make_plan(reduced, inputs.shape[0], chosen, **crew, density=filled, checkpoint_seconds=every)
+    crew: dict[str, Any] = {"threads": threads, "workers": len(workers) or None, "checkpoint_seconds": every}
+    inputs, plan = _inputs(network, samples, chosen, partial(make_plan, reduced, settings=chosen, **crew))
     read_seconds = network.read_seconds + getattr(samples, "read_seconds", 0.0)
     source = reduced.network if reduced.network.source is None else reduced.network.source
-    if checkpoint is None:
+    if keep is None:
         token, attempt = tokenize(network.digest, inputs, plan, ensure_deterministic=True), Attempt(None, plan, {})
     else:
-        attempt = begin(checkpoint, plan, _about(network, reduced.network, inputs, chosen), resume=resume)
+        attempt = keep(plan, _about(network, reduced.network, inputs, chosen), reduced.places)
         token = tokenize(attempt.checkpoint, ensure_deterministic=True)
-        inputs = inputs if is_dask_collection(samples) else _rows_left(inputs, attempt)
+        inputs = _rows_left(inputs, attempt) if _is_data(inputs) else inputs
     timing = read_seconds, time.perf_counter() - started
     how = attempt.plan, reduced.places, workers, token, *timing, attempt.checkpoint, attempt.reached
     return Inference(InferencePartitions(source, inputs, *how))
 
 
+def _inputs(network: Network, samples: Any, chosen: Settings, plan: Callable[..., Plan]) -> tuple[Any, Plan]:
+    """Return the samples as the graph takes them, and the plan: `plan(samples=..., partitions=..., density=...)`."""
+    if isinstance(samples, str | os.PathLike):
+        samples = open_samples(samples, inputs=network.inputs)
+    if isinstance(samples, StoredSamples):
+        return _stored(network, samples, chosen, plan)
+    if is_dask_collection(samples):
+        array = _row_chunks(frame_array(samples, network.inputs) if is_frame(samples) else samples, network, chosen)
+        return array_expr(array), plan(samples=len(array), partitions=_bounds(array.chunks[0]))
+    rows = checked_rows(samples, network.inputs)
+    return rows, plan(samples=rows.shape[0], density=density(rows))
+
+
+def _stored(network: Network, samples: StoredSamples, chosen: Settings, plan: Callable[..., Plan]) -> tuple[Any, Plan]:
+    count, width = samples.shape
+    if width != network.inputs:
+        raise InputError(
+            f"samples in {samples.path} are {width} values wide, but the network has {network.inputs} inputs"
+        )
+    bounds = plan(samples=count).partitions
+    if not isinstance(chosen.partitions, int):
+        bounds = samples.bounds(max((stop - first for first, stop in bounds), default=1))
+    inputs = array_expr(samples.array(bounds)) if samples.format.whole else samples
+    return inputs, plan(samples=count, partitions=bounds)
+
+
+def _bounds(sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    return tuple(pairwise(accumulate(sizes, initial=0)))
+
+
+def _is_data(inputs: Any) -> bool:
+    return isinstance(inputs, np.ndarray) or scipy.sparse.issparse(inputs)
+
+
 def _about(network: Network, computed: Network, inputs: Any, chosen: Settings) -> dict[str, Any]:
     """Return what must be the same when a run is resumed."""
-    data = isinstance(inputs, np.ndarray) or scipy.sparse.issparse(inputs)
     return {
         "network": network.digest,
-        "inputs": rows_digest(inputs) if data else tokenize(inputs, ensure_deterministic=True),
+        "inputs": rows_digest(inputs) if _is_data(inputs) else tokenize(inputs, ensure_deterministic=True),
         "partitions": chosen.partitions,
         "kernel": chosen.kernel,
         "strategy": chosen.strategy,
@@ -189,6 +243,14 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
         with executors.submission(self.plan, kwargs.get("scheduler")), awaited(self.token):
             persisted: Inference = super().persist(**kwargs)
         return persisted
+
+    def to_dask_array(self) -> Any:
+        """Return the outputs as a lazy Dask array for what comes next: samples x outputs, a chunk for each partition.
+
+        Its blocks are dense arrays of the plan's dtype, and stay on the workers. Nothing supervises such a computation:
+        errors and waiting are Dask's own.
+        """
+        return outputs_array(self.expr)
 
     def _check_checkpoint(self, scheduler: Any) -> None:
         checkpoint = getattr(self.expr, "checkpoint", None)

@@ -266,6 +266,26 @@ class Layer:
         return f"Layer({self.inputs} x {self.outputs}, nnz={self.nnz:,}, {self.activation}{slope}{cap})"
 
 
+def with_addition(layer: Layer, width: int) -> Layer:
+    """Return the layer with `width` more inputs, behind its own, that are added one to one to its sums.
+
+    In a network it reads what the layer read, and then what is added: `activation(Y @ weights + bias + added)`, a
+    residual addition.
+
+    Args:
+        layer: any layer.
+        width: of what is added.
+
+    Raises:
+        NetworkError: the layer has not so many outputs.
+    """
+    if width != layer.outputs:
+        raise NetworkError(f"{width} values are to be added to a layer of {layer.outputs} outputs")
+    weights = scipy.sparse.vstack([layer.weights, scipy.sparse.eye_array(width, dtype=np.float32)], format="csc")
+    end: dict[str, Any] = {name: getattr(layer, name) for name in ("activation", "negative_slope", "cap")}
+    return Layer(weights, bias=layer.bias, **end)
+
+
 def index_dtype(shape: tuple[int, int], nnz: int) -> type[np.signedinteger[Any]]:
     """Return the integer type of a layer's row numbers and column pointers: 32 bits where they fit."""
     return np.int32 if max(*shape, nnz) < 2**31 else np.int64

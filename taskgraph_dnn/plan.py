@@ -1,7 +1,7 @@
 """How a network is run: every choice, made before the run, in one frozen value.
 
-A plan says into which partitions the batch is cut, into which spans of layers the chain is grouped, how a task goes
-through its span, and which kernel computes each layer. The logical graph has one node for each (layer, partition); a
+A plan says into which partitions the batch is cut, into which spans the layers are grouped, how a task goes through
+its span, and which kernel computes each layer. The logical graph has one node for each (layer, partition); a
 task is one span of one partition. Nothing here makes tasks.
 """
 
@@ -14,24 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskgraph_dnn.config import Settings
-from taskgraph_dnn.costs import Cost, choose_kernel, cost
+from taskgraph_dnn.costs import Cost, choose_kernels, network_costs
 from taskgraph_dnn.errors import PlanError
-from taskgraph_dnn.kernels import Kernel, automatic_kernels
-from taskgraph_dnn.machine import last_cache
-from taskgraph_dnn.network import Network
+from taskgraph_dnn.kernels import Kernel
+from taskgraph_dnn.network import NETWORK_INPUT, Network, Wiring
 from taskgraph_dnn.reductions.choice import Reductions, choose_reductions
 from taskgraph_dnn.reductions.names import DYNAMIC, chosen_reductions
+from taskgraph_dnn.sizing import Width, span_nbytes, tiles_at_once
 from taskgraph_dnn.strategies import STRATEGIES, checkpoint_stops, stage_workers
 from taskgraph_dnn.words import counted
 
 #: Lanes of a tile, of which a plan takes those that are expected to be the faster: every edge is decoded once for all
 #: lanes, but a wider tile needs more of the caches.
 _LANES = (32, 16)
-
-#: With so many tiles at once the weights, which are read once for all of them, cost next to nothing; more would only
-#: need more room. But in small layers a block of tiles has so many bytes at least, that what is done for each block
-#: costs next to nothing, too.
-_MOST_TILES, _BLOCK_NBYTES = 8, 2**20
 
 #: A partition leaves its last samples to a merged one if they fill no more than this part of a tile; so many partitions
 #: share a merged one, or fewer where their tiles are more than a task may hold.
@@ -85,7 +80,7 @@ class Plan:
         workers: worker processes; all threads, where they are of one process.
         span_seconds: what each span is expected to take for the largest partition, if no sample leaves it on the way.
         largest_task_nbytes: the most bytes of dense activations that a task needs: what it was given, what it returns,
-            and between them the inputs and outputs of one layer for a few tiles.
+            and between them, for a few tiles, the inputs and outputs of one layer, and what later ones are to read.
         checkpoints: layers, each the last of a span and counted from 1, after which a partition's activations are kept
             for another attempt; none where the run is not checkpointed.
         attempt: of the run, from 0; each time that it is resumed is one more.
@@ -109,6 +104,16 @@ class Plan:
     largest_task_nbytes: int
     checkpoints: tuple[int, ...] = ()
     attempt: int = 0
+
+    @property
+    def wiring(self) -> Wiring:
+        """What the layers read."""
+        return Wiring(tuple(layer.sources for layer in self.layers))
+
+    @property
+    def inputs(self) -> int:
+        """Neurons of the input."""
+        return self.layers[0].inputs // len(self.layers[0].sources)
 
     @property
     def samples(self) -> int:
@@ -214,22 +219,25 @@ def make_plan(
     if isinstance(network, Network):
         network = choose_reductions(network, chosen_reductions(settings.reductions), settings.dtype)
     reductions, network = network, network.network
-    choices = {lanes: _choices(network, settings, lanes, density) for lanes in _LANES}
+    choices = {lanes: choose_kernels(network, settings, lanes, density) for lanes in _LANES}
     seconds = {
-        lanes: sum(layer.seconds for layer in _costs(network, chosen, samples, lanes, settings, density))
+        lanes: sum(layer.seconds for layer in network_costs(network, chosen, samples, lanes, settings, density))
         for lanes, chosen in choices.items()
     }
     lanes = min(_LANES, key=seconds.__getitem__)
     chosen = choices[lanes]
-    width = _Width.of(network, lanes, settings, rows=chosen[0][0].reads_rows)
-    tiles = _tiles_at_once(width, threads)
+    width = Width.of(network, lanes, settings.dtype, rows=chosen[0][0].reads_rows)
+    tiles = tiles_at_once(width, threads)
     if partitions is None:
         wanted = strategy.partitions(seconds[lanes], settings.task_seconds, threads)
         partitions = _cut(samples, lanes, width, settings, wanted, threads)
     largest = max((stop - first for first, stop in partitions), default=0)
-    costs = _costs(network, chosen, largest, lanes, settings, density)
+    costs = network_costs(network, chosen, largest, lanes, settings, density)
     growing = any(name in DYNAMIC for name in reductions.used)
-    spans = strategy.spans([c.seconds for c in costs], settings.task_seconds, growing, workers or threads)
+    segments = network.wiring.segments
+    segment_seconds = [sum(c.seconds for c in costs[first:stop]) for first, stop in segments]
+    groups = strategy.spans(segment_seconds, settings.task_seconds, growing, workers or threads)
+    spans = tuple((segments[first][0], segments[stop - 1][1]) for first, stop in groups)
     span_seconds = tuple(sum(c.seconds for c in costs[first:stop]) for first, stop in spans)
     checkpoints = () if checkpoint_seconds is None else checkpoint_stops(spans, span_seconds, checkpoint_seconds)
     fitting = settings.partition_bytes // width.widest
@@ -251,22 +259,9 @@ def make_plan(
         threads=threads,
         workers=workers or threads,
         span_seconds=span_seconds,
-        largest_task_nbytes=max(
-            _span_nbytes(costs[first:stop], passing, pools=growing, last=stop == len(costs)) for first, stop in spans
-        ),
+        largest_task_nbytes=max(span_nbytes(network, span, costs, passing, pools=growing) for span in spans),
         checkpoints=checkpoints,
     )
-
-
-def _span_nbytes(costs: Sequence[Cost], passing: float, *, pools: bool, last: bool) -> int:
-    """Bytes of a span: what it was given, what it returns, and two buffers for the part that is passing through.
-
-    The last span returns rows, which are no dense activations, and mostly few. Where samples may wait in pools, all
-    that were given may wait before the widest layer; those that wait are not yet among what is returned.
-    """
-    widest = max(max(layer.read_nbytes, layer.written_nbytes) for layer in costs)
-    returned = widest if pools else 0 if last else costs[-1].written_nbytes
-    return costs[0].read_nbytes + returned + int(2 * passing * widest)
 
 
 def _layer_plans(reductions: Reductions, chosen: list[tuple[Kernel, str]], costs: list[Cost]) -> tuple[LayerPlan, ...]:
@@ -294,54 +289,14 @@ def _merging(
     return tuple(used for used in reductions.used if used != name), notes, 0
 
 
-@dataclass(frozen=True)
-class _Width:
-    """The most bytes of dense activations of a tile: in one place, and what a layer reads and writes."""
-
-    widest: int
-    passing: int
-
-    @classmethod
-    def of(cls, network: Network, lanes: int, settings: Settings, *, rows: bool) -> "_Width":
-        """Return a network's; `rows` says that its first layer reads rows, which are no dense activations."""
-        value = lanes * np.dtype(settings.dtype).itemsize
-        ends = [(0 if rows and not number else y.inputs, y.outputs) for number, y in enumerate(network)]
-        return cls(value * max(map(max, ends)), value * max(map(sum, ends)))
-
-
-def _choices(network: Network, settings: Settings, lanes: int, density: float) -> list[tuple[Kernel, str]]:
-    kernels = automatic_kernels()
-    return [
-        choose_kernel(settings.kernel, layer, lanes, first=not number, density=density, automatic=kernels)
-        for number, layer in enumerate(network)
-    ]
-
-
-def _costs(
-    network: Network, choices: list[tuple[Kernel, str]], samples: int, lanes: int, settings: Settings, density: float
-) -> list[Cost]:
-    """Return what each layer is expected to cost for so many samples and what fills their last tile."""
-    return [
-        cost(layer, kernel, samples, lanes, dtype=settings.dtype, first=not number, density=density)
-        for number, (layer, (kernel, _)) in enumerate(zip(network, choices, strict=True))
-    ]
-
-
-def _tiles_at_once(width: _Width, threads: int) -> int:
-    """So many that the activations of a layer stay in the caches, where the next layer finds them."""
-    last = last_cache()
-    share = last.nbytes // (2 * min(threads, last.cores))  # the weights go through the other half
-    return max(1, min(max(_MOST_TILES, _BLOCK_NBYTES // width.passing), share // width.passing))
-
-
 def _cut(
-    samples: int, lanes: int, width: _Width, settings: Settings, wanted: int, threads: int
+    samples: int, lanes: int, width: Width, settings: Settings, wanted: int, threads: int
 ) -> tuple[tuple[int, int], ...]:
     if isinstance(settings.partitions, int):
         return even_ranges(samples, settings.partitions)
     tiles = -(-samples // lanes)
     # What a task was given, and what it returns; and two buffers for the tiles that pass through, or for all of them.
-    passing = min(_tiles_at_once(width, threads), settings.partition_bytes // (4 * width.widest))
+    passing = min(tiles_at_once(width, threads), settings.partition_bytes // (4 * width.widest))
     fitting = max(1, settings.partition_bytes // (2 * width.widest) - passing)
     count = max(-(-tiles // fitting), min(wanted, tiles))
     # Whole tiles, so that no partition but the last computes padding.
@@ -365,10 +320,10 @@ def _table(plan: Plan) -> str:
     largest = max((stop - first for first, stop in plan.partitions), default=0)
     longest = max(stop - first for first, stop in plan.spans)
     mebibytes = plan.largest_task_nbytes / 2**20
-    rows = [("layers", "inputs", "outputs", "edges a layer", "computed", "kernel", "why")]
-    described = [
-        (f"{y.inputs:,}", f"{y.outputs:,}", f"{y.edges:,}", f"{y.nnz:,}", y.kernel, y.reason) for y in plan.layers
-    ]
+    wiring = plan.wiring
+    known = [("reads", "inputs", "outputs", "edges a layer", "computed", "kernel", "why"), *map(_cells, plan.layers)]
+    head, *described = (row[1:] if wiring.is_chain else row for row in known)
+    rows = [("layers", *head)]
     for alike, group in groupby(enumerate(described, start=1 - plan.folds_inputs), key=lambda numbered: numbered[1]):
         numbers = [number for number, _ in group]
         label = str(numbers[0] or "input") if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
@@ -380,6 +335,7 @@ def _table(plan: Plan) -> str:
             f"strategy    {plan.strategy}, for {plan.threads} threads{_of_workers(plan)}",
             f"partitions  {len(plan.partitions):,} of up to {largest:,} samples, in tiles of {plan.lanes} {plan.dtype}",
             f"spans       {len(plan.spans):,} of up to {longest:,} layers, {passing}",
+            *_joints(wiring),
             f"graph       {plan.nodes:,} logical nodes (layer x partition) in {plan.tasks:,} tasks",
             f"a task      up to {plan.longest_task_seconds:.2g} s and {mebibytes:,.1f} MiB of activations",
             *([f"checkpoints after {len(plan.checkpoints):,} of the spans"] if plan.checkpoints else []),
@@ -388,6 +344,17 @@ def _table(plan: Plan) -> str:
             *(_line(row, widths) for row in rows),
         ]
     )
+
+
+def _cells(y: LayerPlan) -> tuple[str, ...]:
+    reads = ", ".join("input" if source == NETWORK_INPUT else f"{source + 1:,}" for source in y.sources)
+    return reads, f"{y.inputs:,}", f"{y.outputs:,}", f"{y.edges:,}", f"{y.nnz:,}", y.kernel, y.reason
+
+
+def _joints(wiring: Wiring) -> tuple[str, ...]:
+    ends, layers = len(wiring.segments), len(wiring.sources)
+    line = f"joints      after {ends:,} of {layers:,} layers: elsewhere no span ends, earlier ones are read again"
+    return () if wiring.is_chain else (line,)
 
 
 def _of_workers(plan: Plan) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn.activation_functions import activate
 from taskgraph_dnn.errors import InputError
-from taskgraph_dnn.network import Network
+from taskgraph_dnn.network import NETWORK_INPUT, Network
 
 
 def reference_outputs(network: Network, rows: Any) -> NDArray[np.float64]:
@@ -29,10 +29,14 @@ def reference_outputs(network: Network, rows: Any) -> NDArray[np.float64]:
     Y = _dense(rows)
     if Y.ndim != 2 or Y.shape[1] != network.inputs:
         raise InputError(f"samples have shape {Y.shape}, expected samples x {network.inputs} inputs")
-    for layer in network:
+    outputs = {NETWORK_INPUT: Y}
+    for number, layer in enumerate(network):
+        Y = np.concatenate([outputs[source] for source in network.sources(number)], axis=1)
         sums = Y @ layer.weights.astype(np.float64) + layer.bias.astype(np.float64)
-        Y = activate(sums, layer.activation, layer.negative_slope, layer.cap, axis=1)
-    return Y
+        outputs[number] = activate(sums, layer.activation, layer.negative_slope, layer.cap, axis=1)
+        for source in network.wiring.released[number]:
+            del outputs[source]
+    return outputs[len(network) - 1]
 
 
 def mismatch(outputs: Any, reference: NDArray[np.float64]) -> float:

@@ -77,7 +77,7 @@ def check_table(checks: list[Check]) -> Table:
 def result_dict(result: Result, checks: list[Check]) -> dict[str, Any]:
     """Return the answer, its plan and its times as plain values, ready for JSON; samples are numbered from 0."""
     return {
-        "neurons": result.plan.layers[0].inputs,
+        "neurons": result.plan.inputs,
         "layers": result.plan.depth,
         "reductions": list(result.plan.reductions),
         "samples": result.samples,

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from taskgraph_dnn.events import TaskEvent
 from taskgraph_dnn.meter import Weights
 from taskgraph_dnn.plan import Plan
+from taskgraph_dnn.scores import Scores
 from taskgraph_dnn.spans import Finished
 
 
@@ -21,8 +22,9 @@ class Seconds:
     """Where the time of a run went.
 
     Attributes:
-        read: reading or generating the network and the samples, where this package did it.
-        prepare: validating, planning, and, summed over tasks, loading and packing weights and compiling kernels.
+        read: reading or generating the network and the samples before the run, where this package did it.
+        prepare: validating, planning, and, summed over tasks, reading samples from files, loading and packing weights
+            and compiling kernels.
         infer: from the start of the first task to the end of the last, from the rows of input to the rows of output,
             less what every worker spent on preparing in the meantime. Of a run that was resumed, this is the sum of its
             attempts, for those of their tasks that the result was made of.
@@ -76,45 +78,18 @@ class LayerCounts:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """The answer of a run.
+class Result(Scores):
+    """The answer of a run: `Scores` of all samples, and what they took.
 
     Attributes:
-        distinct: the last layer's activations as they were computed: one row for equal samples, one column for equal
-            neurons; CSR.
-        rows: for each sample its row of `distinct`, or -1 where all its outputs are zero.
-        places: for each output its column of `distinct`, or -1 where it is always zero; None where the two agree.
         seconds: reading, preparing and inferring, apart.
         plan: how it was run.
         events: one for each task, by partition and layer.
     """
 
-    distinct: scipy.sparse.csr_array
-    rows: NDArray[np.int64]
-    places: NDArray[np.int32] | None
     seconds: Seconds
     plan: Plan
     events: tuple[TaskEvent, ...]
-
-    @cached_property
-    def outputs(self) -> scipy.sparse.csr_array:
-        """The last layer's activations, CSR, samples x outputs, of the plan's dtype; made at first use."""
-        wide = self.distinct if self.places is None else _unfolded(self.distinct, self.places)
-        none = scipy.sparse.csr_array((1, wide.shape[1]), dtype=wide.dtype)  # row -1
-        rows = scipy.sparse.vstack([wide, none], format="csr")[self.rows]
-        rows.sort_indices()
-        return rows
-
-    @cached_property
-    def categories(self) -> NDArray[np.int64]:
-        """Numbers, from 0 and ascending, of the samples that have a nonzero output (the challenge's answer)."""
-        nonzero = np.append(np.diff(self.distinct.indptr) > 0, False)
-        return np.flatnonzero(nonzero[self.rows]).astype(np.int64)
-
-    @property
-    def samples(self) -> int:
-        """Samples of the batch."""
-        return len(self.rows)
 
     @property
     def edges(self) -> int:
@@ -175,19 +150,10 @@ class Result:
         )
 
     def __repr__(self) -> str:
-        outputs = self.distinct.shape[1] if self.places is None else len(self.places)
         return (
-            f"Result({self.samples:,} samples x {outputs:,} outputs, "
+            f"Result({self.samples:,} samples x {self.width:,} outputs, "
             f"{len(self.categories):,} categories; {self.seconds}; {self.edges_per_second:.3g} edges/s)"
         )
-
-
-def _unfolded(distinct: scipy.sparse.csr_array, places: NDArray[np.int32]) -> scipy.sparse.csr_array:
-    """Return the matrix with column `places[n]` at n, and zeros where that is -1."""
-    (outputs,) = np.nonzero(places >= 0)
-    shape = distinct.shape[1], len(places)
-    spread = scipy.sparse.csr_array((np.ones(outputs.size, distinct.dtype), (places[outputs], outputs)), shape=shape)
-    return distinct @ spread
 
 
 def collect(
@@ -199,24 +165,40 @@ def collect(
 ) -> Result:
     """Join the finished partitions, merged ones last, to a result."""
     events = tuple(event for partition in partitions for event in partition.events)
-    empty = scipy.sparse.csr_array((0, plan.layers[-1].outputs), dtype=plan.dtype)
-    distinct = scipy.sparse.vstack([empty, *(partition.outputs for partition in partitions)], format="csr")
-    rows = np.full(plan.samples, -1)
-    rows[np.concatenate([np.empty(0, int), *(p.samples for p in partitions)])] = np.arange(distinct.shape[0])
-    rows = rows[_representatives(partitions, plan.samples)]
+    joined = scores_of(partitions, 0, plan.samples, places, plan.layers[-1].outputs, plan.dtype)
     seconds = Seconds(
         read=read_seconds,
         prepare=prepare_seconds + sum(event.prepare_seconds for event in events),
         infer=_infer_seconds(events),
     )
-    return Result(distinct, rows, places, seconds, plan, events)
+    return Result(joined.distinct, joined.rows, places, seconds, plan, events)
 
 
-def _representatives(partitions: Sequence[Finished], samples: int) -> NDArray[np.int64]:
-    """Return for each sample the one that stands for it at the end: itself, mostly."""
-    found = np.arange(samples)
+def scores_of(
+    partitions: Sequence[Finished], first: int, stop: int, places: NDArray[np.int32] | None, outputs: int, dtype: Any
+) -> Scores:
+    """Return what finished partitions, merged ones last, say of samples `first` to `stop`, which must be all of theirs.
+
+    Args:
+        partitions: those that the samples ended in.
+        first: number of the first sample in the batch.
+        stop: number behind the last.
+        places: as of `Scores`.
+        outputs: columns of the partitions' outputs.
+        dtype: of these.
+    """
+    empty = scipy.sparse.csr_array((0, outputs), dtype=dtype)
+    distinct = scipy.sparse.vstack([empty, *(partition.outputs for partition in partitions)], format="csr")
+    rows = np.full(stop - first, -1)
+    rows[np.concatenate([np.empty(0, int), *(p.samples - first for p in partitions)])] = np.arange(distinct.shape[0])
+    return Scores(distinct, rows[_representatives(partitions, first, stop)], places)
+
+
+def _representatives(partitions: Sequence[Finished], first: int, stop: int) -> NDArray[np.int64]:
+    """Return for each sample the one that stands for it at the end: itself, mostly; both numbered from `first`."""
+    found = np.arange(stop - first)
     for partition in partitions:
-        found[partition.twins[0]] = partition.twins[1]
+        found[partition.twins[0] - first] = partition.twins[1] - first
     while True:  # whoever stands for one may have been folded in turn
         further = found[found]
         if (further == found).all():

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Activations, Values, fill_tiles, to_csr
 from taskgraph_dnn.config import task_bytes
+from taskgraph_dnn.data.stored import StoredPart
 from taskgraph_dnn.errors import AbandonedError
 from taskgraph_dnn.events import TaskEvent, publish
 from taskgraph_dnn.flow import Block, Budget, Flow, Numbers, Pool, Span
@@ -118,7 +119,7 @@ def run_span(before: Any, network: Network | NetworkSource, span: Span) -> Progr
 
     Args:
         before: what the span before returned, or a list of such partitions to be merged; for the first span the
-            partition's rows of input.
+            partition's rows of input, or where to read them.
         network: the network, or where to read it.
         span: which layers, and how.
 
@@ -163,6 +164,8 @@ class _Given:
 
 def _given(before: Any, network: Network, span: Span) -> _Given:
     layers = network.layers[span.first :]
+    if isinstance(before, StoredPart):
+        before = before.read()
     if not isinstance(before, Progressed | list):
         samples = int(before.shape[0])
         return _Given([before], samples, samples, np.empty((2, 0), np.int64), Budget.of(layers, samples), ())
@@ -269,7 +272,7 @@ class _Task:
         )
 
     def _flow(self, given: _Given, arrived: Any) -> Flow:
-        flow = Flow(self.span, self.network.layers, self._compute, self.proved, given.budget, arrived)
+        flow = Flow(self.span, self.network, self._compute, self.proved, given.budget, arrived)
         if given.samples:
             with one_thread_each() if any(kernel.uses_blas for kernel in self.kernels) else nullcontext():
                 flow.run(self._blocks(given))
@@ -291,7 +294,7 @@ class _Task:
     def _blocks(self, given: _Given) -> Iterator[Block]:
         span = self.span
         if span.merges:
-            together = Pool(span.tiles_at_once, self.network[span.first].inputs, span.lanes, self.dtype)
+            together = Pool(span.tiles_at_once, self.network.width(span.first - 1), span.lanes, self.dtype)
             for part in given.parts:
                 together.add(Block.of(part.values, part.samples, part.copies))
             yield from self._cut(together.activations())

@@ -1,4 +1,6 @@
-"""How a chain of layers is cut into spans, and which worker takes which of them: the decompositions of the literature.
+"""How layers are cut into spans, and which worker takes which of them: the decompositions of the literature.
+
+Spans end where a network can be cut: what is a layer here is a segment where layers read several others.
 
 A worker is a process of a cluster; where all threads are of one process, each thread counts as one. A place is a
 preference: a free worker may take what waits for a busy one, and a lost worker's tasks go to the others.

@@ -131,7 +131,8 @@ def test_convert_and_run_packed(files, expected, tmp_path):
     invoke("convert", files[0], packed, "--force")
     invoke("run", "--network", packed, "--images", files[1], "--json", tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_text())["categories"] == expected.categories.tolist()
-    assert "name ends in .safetensors" in invoke("convert", files[0], tmp_path / "network.pkl", code=1)
+    output = invoke("convert", files[0], tmp_path / "network.pkl", code=1)
+    assert "the name ends in '.pkl', expected .safetensors" in output
 
 
 def test_verify_with_one_kernel():

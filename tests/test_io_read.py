@@ -138,10 +138,11 @@ def test_progress_is_told(tmp_path, network, kind):
 
 def test_what_nobody_reads_lists_what_can_be_read(tmp_path):
     (tmp_path / "net.npz").touch()
+    (tmp_path / "net.h5").touch()
     for name in ("absent", "absent.safetensors", "absent.tar.gz", "absent.mtx"):
         with pytest.raises(FileError, match=f"^{tmp_path / name} does not exist, expected .*safetensors.*tar.gz"):
             read_network(tmp_path / name)
-    for name in ("net.npz", ""):
+    for name in ("net.h5", ""):
         with pytest.raises(FileError, match=f"^{tmp_path / name} is of no known format, expected .*tsv.*mtx"):
             read_network(tmp_path / name)
     for name in ("absent", "absent.tsv"):
@@ -166,5 +167,6 @@ def test_images_of_every_format_are_read(tmp_path, name):
 
 
 def test_importing_loads_no_optional_package():
-    code = "import sys, taskgraph_dnn.io; print(sorted({'pyarrow', 'scipy.io', 'numba'} & set(sys.modules)))"
+    optional = {"pyarrow", "scipy.io", "numba", "torch", "onnx", "sklearn"}
+    code = f"import sys, taskgraph_dnn.io; print(sorted({optional} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout == "[]\n"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import taskgraph_dnn as tg
-from taskgraph_dnn import plan as plan_module
+from taskgraph_dnn import sizing
 from taskgraph_dnn.config import Settings
 from taskgraph_dnn.costs import cost
 from taskgraph_dnn.errors import KernelError, PlanError
@@ -91,7 +91,7 @@ def test_wide_layers_decide_the_partitions(rng):
 @pytest.mark.parametrize(("strategy", "given"), [("hybrid", 0), ("data", 1024 * 1000 * 4)])
 def test_a_task_needs_no_more_than_planned(rng, strategy, given, monkeypatch):
     """A pyramid: every layer has another shape. The largest task is given rows, or what a task before has made."""
-    monkeypatch.setattr(plan_module, "last_cache", lambda: Cache(2**24, cores=2))  # it says how many tiles are at once
+    monkeypatch.setattr(sizing, "last_cache", lambda: Cache(2**24, cores=2))  # it says how many tiles are at once
     sizes = range(1000, 8000, 1000)
     network = tg.Network([random_layer(rng, a, b, density=1e-4, bias=-1) for a, b in pairwise(sizes)])
     rows = np.zeros((1024, 1000), np.float32)
@@ -195,7 +195,7 @@ def test_unknown_names_are_refused_with_the_valid_ones(network):
 
 def test_tiles_are_made_for_the_caches(rng, monkeypatch):
     """Two threads share 32 MiB, half of which is for weights: what all tiles at once read and write must fit 8 MiB."""
-    monkeypatch.setattr(plan_module, "last_cache", lambda: Cache(2**25, cores=2))
+    monkeypatch.setattr(sizing, "last_cache", lambda: Cache(2**25, cores=2))
     sizes = 1024, 32_760, 65_536, 200_000
     networks = [tg.Network([random_layer(rng, n, 4, density=0.001)]) for n in sizes]
     plans = [planned(network, 9_600, kernel="csr") for network in networks]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,7 +12,15 @@ from taskgraph_dnn.cli.job import SYNTHETIC, job_options, load_images, load_netw
 from taskgraph_dnn.cli.terminal import progress
 from taskgraph_dnn.config import Job
 from taskgraph_dnn.errors import FileError
-from taskgraph_dnn.io import convert_network, write_challenge_images, write_challenge_layers, write_packed_layers
+from taskgraph_dnn.io import (
+    TARGETS,
+    convert_network,
+    read_network,
+    write_challenge_images,
+    write_challenge_layers,
+    write_packed_layers,
+    write_state_dict,
+)
 from taskgraph_dnn.io.atomic import check_new_folder, check_writable
 from taskgraph_dnn.network import Layer
 from taskgraph_dnn.synthetic import radixnet_layers
@@ -69,8 +78,11 @@ def _layers(job: Job) -> tuple[Iterable[Layer], int, int]:
 @click.option(
     "--bias", type=float, help="Bias of every neuron; default: the challenge's by neurons, 0 for MatrixMarket."
 )
-@click.option("--activation", help=f"One of {', '.join(ACTIVATIONS)}; default: relu.")
+@click.option(
+    "--activation", help=f"One of {', '.join(ACTIVATIONS)}; of a state dict, but for the last layer; default: relu."
+)
 @click.option("--cap", type=float, help="Upper bound of activations; default: the challenge's, none for MatrixMarket.")
+@click.option("--state-dict", is_flag=True, help="Write the dense weights as PyTorch's state dict, TARGET.safetensors.")
 @click.option("--force", is_flag=True, help="Replace TARGET if it exists.")
 def convert(
     source: str,
@@ -80,22 +92,24 @@ def convert(
     bias: float | None,
     activation: str | None,
     cap: float | None,
+    state_dict: bool,
     force: bool,
 ) -> None:
-    """Write the network in SOURCE (any format that can be read, or a URL) as the packed file TARGET.safetensors."""
-    if target.suffix != ".safetensors":
-        raise FileError(f"{target}: a packed file's name ends in .safetensors")
+    """Write the network in SOURCE (any format that can be read, or a URL) as TARGET.
+
+    TARGET.safetensors is a packed file, TARGET.onnx and TARGET.npz are for other libraries.
+    """
+    if target.suffix not in TARGETS or (state_dict and target.suffix != ".safetensors"):
+        expected = ".safetensors" if state_dict else ", ".join(TARGETS)
+        raise FileError(f"{target}: the name ends in {target.suffix or 'nothing'!r}, expected {expected}")
     if check_writable(target).exists() and not force:
         raise FileError(f"{target}: exists already; --force replaces it")
+    options: dict[str, Any] = {"neurons": neurons, "layers": layers, "bias": bias, "activation": activation}
+    options["cap"] = ... if cap is None else cap
     with progress("Convert") as report:
-        network = convert_network(
-            source,
-            target,
-            neurons=neurons,
-            layers=layers,
-            bias=bias,
-            activation=activation,
-            cap=... if cap is None else cap,
-            progress=report,
-        )
+        if state_dict:
+            network = read_network(source, **options, progress=report)
+            write_state_dict(network, target)
+        else:
+            network = convert_network(source, target, **options, progress=report)
     click.echo(f"{target}: {len(network):,} layers, {network.nnz:,} edges, {target.stat().st_size / 2**20:,.1f} MiB")

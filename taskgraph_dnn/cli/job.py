@@ -24,7 +24,8 @@ _PATH = click.Path(path_type=Path)
 _OPTIONS = {
     "network": (
         str,
-        "Network: folder of TSV or MatrixMarket files, .tar.gz, .safetensors (path or URL). Default: synthetic.",
+        "Network: .safetensors (path or URL), .onnx, .npz, .pt, folder of TSV or MatrixMarket files, or .tar.gz. "
+        "Default: synthetic.",
     ),
     "neurons": (int, "Neurons a layer, of a synthetic network or to check a file."),
     "layers": (int, "Layers to run."),

@@ -11,6 +11,7 @@ from taskgraph_dnn.cli.fetch import fetch
 from taskgraph_dnn.cli.files import convert, generate
 from taskgraph_dnn.cli.jobs import cancel, result, status, submit
 from taskgraph_dnn.cli.look import info, plan, visualize
+from taskgraph_dnn.cli.predict import predict
 from taskgraph_dnn.cli.run import run, verify
 from taskgraph_dnn.cli.timeline import timeline
 from taskgraph_dnn.errors import TaskgraphError
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 for command in (
-    *(run, verify, plan, visualize, timeline, generate, convert, fetch, challenge, info),
+    *(run, predict, verify, plan, visualize, timeline, generate, convert, fetch, challenge, info),
     *(submit, status, result, cancel),
 ):
     main.add_command(command)

@@ -241,7 +241,7 @@ def _nodes(plan: Plan, columns: Sequence[_Column], rows: Sequence[_Row]) -> Iter
     last, itemsize = len(columns) + 1, np.dtype(plan.dtype).itemsize
     for number, row in enumerate(rows):
         if not row.begins:
-            known = {"kind": "input", **row.known, "neurons": plan.layers[0].inputs}
+            known = {"kind": "input", **row.known, "neurons": plan.inputs}
             yield Node(f"input, {row.label}", 0, number, known)
         for place, column in enumerate(columns[max(0, row.begins - 1) :], start=max(1, row.begins)):
             yield Node(f"{column.word}, {row.label}", place, number, _known(plan, itemsize, column, row))

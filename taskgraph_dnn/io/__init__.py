@@ -5,6 +5,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import EllipsisType
 from typing import Any
@@ -15,8 +16,17 @@ from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io import challenge as _challenge
 from taskgraph_dnn.io import matrixmarket as _matrixmarket
 from taskgraph_dnn.io.challenge import read_challenge_network, write_challenge_layers, write_challenge_network
+from taskgraph_dnn.io.interchange import (
+    MODELS,
+    is_state_dict,
+    read_model,
+    read_state_dict,
+    write_onnx,
+    write_state_dict,
+)
 from taskgraph_dnn.io.layout import LayerStream
 from taskgraph_dnn.io.matrixmarket import read_matrix_market, read_matrix_market_images, write_matrix_market
+from taskgraph_dnn.io.npz import read_npz, write_npz
 from taskgraph_dnn.io.pack import write_packed, write_packed_layers
 from taskgraph_dnn.io.packed import PackedFile, is_url, read_packed, read_packed_as_told
 from taskgraph_dnn.io.samples import read_categories, read_challenge_images, write_categories, write_challenge_images
@@ -24,6 +34,7 @@ from taskgraph_dnn.io.streams import Progress
 from taskgraph_dnn.network import Network
 
 __all__ = [
+    "TARGETS",
     "PackedFile",
     "Progress",
     "convert_network",
@@ -34,18 +45,24 @@ __all__ = [
     "read_matrix_market",
     "read_matrix_market_images",
     "read_network",
+    "read_npz",
     "read_packed",
+    "read_state_dict",
     "write_categories",
     "write_challenge_images",
     "write_challenge_layers",
     "write_challenge_network",
     "write_matrix_market",
+    "write_npz",
+    "write_onnx",
     "write_packed",
     "write_packed_layers",
+    "write_state_dict",
 ]
 
 _NETWORKS = (
-    "a packed file (.safetensors), a Graph Challenge archive (.tar.gz, .tgz) or folder (n1024-l1.tsv, ...), "
+    "a packed file or a state dict (.safetensors, .pt), a model (.onnx, .npz), "
+    "a Graph Challenge archive (.tar.gz, .tgz) or folder (n1024-l1.tsv, ...), "
     "or a Matrix Market file (.mtx, .mtx.gz) or folder (layer-1.mtx, ...)"
 )
 _IMAGES = "a Graph Challenge file (.tsv, .tsv.gz) or a Matrix Market file (.mtx, .mtx.gz)"
@@ -65,23 +82,27 @@ def read_network(
     """Read a network in any format that this package knows.
 
     Args:
-        path: a packed file or its URL, or an archive or folder of text files.
+        path: a packed file or its URL; a model of others, `.onnx` (see `from_onnx`), `.npz` (see `read_npz`), or a
+            state dict, `.safetensors` or `.pt` (see `read_state_dict`); or an archive or folder of text files.
         neurons: neurons of the network's input; None takes what the file says.
         layers: how many layers, from the first; None takes all.
         bias: the bias of all neurons; None takes the format's: the challenge's, or 0 for Matrix Market.
-        activation: the activation of all layers; None takes "relu".
+        activation: the activation of all layers, of a state dict all but the last; None takes "relu".
         cap: the activation's upper bound, or None; left out, the format's: the challenge's 32, or none.
         check_edges: refuse a Graph Challenge layer of an official size that has not 32 edges a neuron.
         progress: called after each layer with the layers read and all layers, or None where these are not known.
 
     Raises:
         FileError: the path is nothing that can be read, or a file is damaged.
-        NetworkError: an argument is out of range, or given for a packed file, which has its own.
+        NetworkError: an argument is out of range, or given for a file that says it itself; or a model has operators
+            that cannot be translated.
         MissingDependencyError: the format needs a package that is not installed.
     """
     given = _given(bias, activation, cap)
     if _is_packed(path):
         return read_packed_as_told(path, neurons, layers, given)
+    if _is_model(path):
+        return read_model(Path(path), neurons, layers, given)
     return _text_layers(Path(path), neurons, layers, given, check_edges).network(progress)
 
 
@@ -97,11 +118,13 @@ def convert_network(
     check_edges: bool = True,
     progress: Progress | None = None,
 ) -> Network:
-    """Write a network in any format as a packed file, holding only a few layers at a time; return the packed one.
+    """Write a network in any format as a packed file, or as an ONNX or npz file; return the network.
+
+    From a packed file or text files to a packed file, only a few layers are held at a time.
 
     Args:
         source: see `read_network`, as for all other arguments; a packed file is verified.
-        target: the packed file; it appears when all is written.
+        target: the file, `.safetensors` (packed), `.onnx` or `.npz`; it appears when all is written.
         neurons: neurons of the network's input.
         layers: how many layers, from the first.
         bias: the bias of all neurons.
@@ -115,17 +138,40 @@ def convert_network(
         NetworkError: see `read_network` and `write_packed`.
         MissingDependencyError: the format needs a package that is not installed.
     """
+    write = TARGETS.get(Path(target).suffix)
+    if write is None:
+        raise FileError(f"{target} is of no format that can be written, expected one of {', '.join(TARGETS)}")
     given = _given(bias, activation, cap)
     if _is_packed(source):
-        write_packed(read_packed_as_told(source, neurons, layers, given, verify=True), target, progress=progress)
+        network = read_packed_as_told(source, neurons, layers, given, verify=True)
+    elif _is_model(source):
+        network = read_model(Path(source), neurons, layers, given)
     else:
         stream = _text_layers(Path(source), neurons, layers, given, check_edges)
-        write_packed_layers(stream.layers, target, stream.count, progress=progress)
-    return read_packed(target)
+        if write is write_packed:
+            write_packed_layers(stream.layers, target, stream.count, progress=progress)
+            return read_packed(target)
+        network = stream.network(progress)
+    if write is write_packed:
+        write_packed(network, target, progress=progress)
+        return read_packed(target)
+    write(network, target)
+    return network
+
+
+#: How a network is written, by the end of the file's name.
+TARGETS: dict[str, Callable[..., None]] = {".safetensors": write_packed, ".onnx": write_onnx, ".npz": write_npz}
 
 
 def _is_packed(path: str | os.PathLike[str]) -> bool:
-    return is_url(path) or (Path(path).suffix == ".safetensors" and Path(path).exists())
+    suffix = Path(path).suffix
+    if is_url(path) and suffix in MODELS and suffix != ".safetensors":
+        raise FileError(f"{path} is behind a URL, where only packed files (.safetensors) are read: download it")
+    return is_url(path) or (suffix == ".safetensors" and Path(path).exists() and not is_state_dict(Path(path)))
+
+
+def _is_model(path: str | os.PathLike[str]) -> bool:
+    return Path(path).suffix in MODELS and Path(path).is_file()
 
 
 def _given(bias: float | None, activation: str | None, cap: float | EllipsisType | None) -> dict[str, Any]:

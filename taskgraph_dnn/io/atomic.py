@@ -84,7 +84,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     with _failures_named(path):
         try:
             yield draft
-            _flush(draft)
+            flush(draft)
             draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
@@ -114,7 +114,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             draft.mkdir()
             yield draft
             for file in draft.iterdir():
-                _flush(file)
+                flush(file)
             if target.exists():
                 target.rmdir()  # not every system renames onto an empty folder
             draft.rename(target)
@@ -173,7 +173,8 @@ def _remove_abandoned(target: Path) -> None:
                 draft.unlink()
 
 
-def _flush(file: Path) -> None:
+def flush(file: Path) -> None:
+    """Have a file's bytes on disk when this returns."""
     # Without this, a rename can reach the disk before the bytes do.
     with file.open("rb") as stream:
         os.fsync(stream.fileno())

@@ -1,7 +1,10 @@
 """Networks as the Graph Challenge publishes them: a text file a layer, in a folder or in a compressed archive.
 
 A layer is `n{neurons}-l{layer}.tsv`, with an edge a line: input neuron, output neuron, weight. Bias, activation and cap
-are not in the files; all layers share them, and the bias follows from the number of neurons.
+are not in these files; all layers share them, and the bias follows from the number of neurons.
+
+What the challenge has not: in a folder, a layer may have a bias for each neuron in `n{neurons}-l{layer}-bias.tsv`, a
+matrix of one row in the same form: 1, output neuron, bias; neurons that are not in it have 0.
 """
 
 import os
@@ -19,12 +22,13 @@ from numpy.typing import NDArray
 from taskgraph_dnn import challenge
 from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io.atomic import atomic_folder, require_space
-from taskgraph_dnn.io.layout import LayerFile, LayerStream, folder_layers, select, uniform
+from taskgraph_dnn.io.layout import LayerFile, LayerStream, folder_layers, require_no_bias, select, uniform
 from taskgraph_dnn.io.packed import read_packed_as_told
-from taskgraph_dnn.io.streams import Progress, archive_files, map_ahead
+from taskgraph_dnn.io.streams import Progress, archive_files, map_ahead, read_bytes
 from taskgraph_dnn.io.tsv import Column, Table, Triples, format_tsv, parse_tsv, to_csr
 from taskgraph_dnn.network import Layer, Network
 
+_BIAS_FILE = re.compile(r"n[1-9][0-9]*-l[1-9][0-9]*-bias\.tsv(\.gz)?")
 LAYER_FILE = re.compile(r"(n[1-9][0-9]*-l)([1-9][0-9]*)\.tsv(\.gz)?")
 
 
@@ -46,14 +50,14 @@ def read_challenge_network(
             cap.
         neurons: neurons a layer; None takes them from the file names.
         layers: how many layers, from the first; None takes all.
-        bias: the bias of all neurons; None takes the challenge's for so many neurons.
+        bias: the bias of all neurons; None takes that of a layer's own file, or the challenge's for so many neurons.
         cap: the activation's upper bound, or None; left out, the challenge's 32.
         check_edges: refuse a layer of an official size that has not 32 edges a neuron.
         progress: called after each layer with the layers read and all layers, or None where these are not known.
 
     Raises:
         FileError: a layer is missing, damaged or has a wrong number of edges; the message names file and line.
-        NetworkError: an argument is out of range.
+        NetworkError: an argument is out of range, or a bias is given that a file has.
         MissingDependencyError: pyarrow is not installed.
     """
     path = Path(path)
@@ -88,7 +92,11 @@ def challenge_layers(
     remaining = iter(files)
     first = next(remaining)
     read = partial(
-        _read_layer, bias=_shared_bias(bias, first), cap=challenge.CAP if cap is ... else cap, check_edges=check_edges
+        _read_layer,
+        given=bias,
+        shared=_shared_bias(bias, first),
+        cap=challenge.CAP if cap is ... else cap,
+        check_edges=check_edges,
     )
     return LayerStream(map_ahead(read, chain([first], remaining)), count, started)
 
@@ -101,7 +109,9 @@ def _select(path: Path, neurons: int | None, layers: int | None) -> Iterable[Lay
 
 def _archive_layers(path: Path) -> Iterator[LayerFile]:
     folder: PurePosixPath | None = None
-    for name, content in archive_files(path, LAYER_FILE.fullmatch):
+    for name, content in archive_files(path, lambda name: LAYER_FILE.fullmatch(name) or _BIAS_FILE.fullmatch(name)):
+        if _BIAS_FILE.fullmatch(name.name):
+            raise FileError(f"{path} holds {name.name}, but a layer has a bias of its own only in a folder: unpack it")
         if folder not in (None, name.parent):
             raise FileError(f"{path} holds layers in two folders, {folder} and {name.parent}")
         folder = name.parent
@@ -123,15 +133,23 @@ def _shared_bias(bias: float | None, file: LayerFile) -> NDArray[np.float32]:
 
 
 def _read_layer(
-    file: LayerFile, *, bias: NDArray[np.float32], cap: float | None, check_edges: bool
+    file: LayerFile, *, given: float | None, shared: NDArray[np.float32], cap: float | None, check_edges: bool
 ) -> tuple[int, Layer]:
-    neurons = bias.size
+    require_no_bias(file, given)
+    neurons = shared.size
+    bias = shared if file.bias is None else _read_bias(file.bias, neurons)
     table = Table(file.place, Column("row", neurons), Column("column", neurons))
     rows, columns, values = parse_tsv(file.read(), table)
     transposed = to_csr(Triples(columns, rows, values), (neurons, neurons), table)
     _check_edges(file.place, neurons, transposed.nnz, check_edges)
     arrays = transposed.indptr, transposed.indices, transposed.data
     return file.layer - 1, Layer.from_csc_arrays((neurons, neurons), *arrays, bias=bias, activation="relu", cap=cap)
+
+
+def _read_bias(path: Path, neurons: int) -> NDArray[np.float32]:
+    table = Table(path.name, Column("row", 1, "a bias has one"), Column("column", neurons))
+    bias: NDArray[np.float32] = to_csr(parse_tsv(read_bytes(path), table), (1, neurons), table).toarray()[0]
+    return bias
 
 
 def _check_edges(place: str, neurons: int, edges: int, check_edges: bool) -> None:

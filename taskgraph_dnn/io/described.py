@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from taskgraph_dnn.errors import FileError
 from taskgraph_dnn.io.tensors import Part, Place, Tensors
 from taskgraph_dnn.layer import Arrays, Layer, csc_of_arrays, index_dtype
-from taskgraph_dnn.network import network_digest
+from taskgraph_dnn.network import NETWORK_INPUT, Wiring, network_digest
 
 FORMAT = "taskgraph-dnn"
 VERSION = "2"
@@ -38,6 +38,7 @@ class Described:
         stored: of those tensors that are stored under another's name, that name.
         unread: of a reduced layer, how many outputs were dropped only because the next layer does not read them.
         places: of a reduced layer, the digest of its places, in hexadecimal.
+        sources: what it reads, as of a network; None where that is the layer before it.
     """
 
     shape: tuple[int, int]
@@ -50,6 +51,7 @@ class Described:
     stored: dict[str, str] = field(default_factory=dict)
     unread: int = 0
     places: str | None = None
+    sources: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         sizes = (*self.shape, self.nnz + 1)
@@ -57,6 +59,8 @@ class Described:
             raise ValueError(f"{self.shape} and {self.nnz} are no sizes of a layer")
         if not isinstance(self.facts, dict) or not isinstance(self.stored, dict):
             raise ValueError("facts and stored are not given by name")
+        if self.sources is not None and not all(type(source) is int for source in self.sources):
+            raise ValueError(f"{self.sources} are no numbers of layers")
 
     @property
     def values(self) -> dict[str, Any]:
@@ -85,12 +89,24 @@ def described_layers(path: Place, metadata: dict[str, str]) -> list[Described]:
         raise FileError(f"{path}: what it says of its layers was changed: it has the seal {metadata.get('seal')}")
     try:
         layers = [_described(layer) for layer in json.loads(metadata["layers"])]
-        digest = network_digest(layer.digest for layer in layers)
+        digest = network_digest((layer.digest for layer in layers), wiring_of(layers))
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise FileError(f"{path} does not describe its layers: {error!r}") from error
     if metadata.get("digest") != digest:
         raise FileError(f"{path} has the digest {metadata.get('digest')}, but its layers have {digest}")
     return layers
+
+
+def wiring_of(layers: Iterable[Described]) -> Wiring:
+    """Return what the layers read."""
+    befores = enumerate((layer.sources for layer in layers), start=NETWORK_INPUT)
+    return Wiring(tuple((before,) if sources is None else sources for before, sources in befores))
+
+
+def wired(layers: Iterable[Described], wiring: Wiring) -> list[Described]:
+    """Return the layers with what they read."""
+    befores = enumerate(zip(layers, wiring.sources, strict=True), start=NETWORK_INPUT)
+    return [replace(layer, sources=None if read == (before,) else read) for before, (layer, read) in befores]
 
 
 def seal(metadata: dict[str, str]) -> str:
@@ -115,7 +131,8 @@ def described_reduction(path: Place, metadata: dict[str, str]) -> tuple[tuple[st
 
 
 def _described(values: dict[str, Any]) -> Described:
-    return Described(**{**values, "shape": tuple(values["shape"])})
+    tuples: dict[str, Any] = {name: tuple(values[name]) for name in ("shape", "sources") if name in values}
+    return Described(**{**values, **tuples})
 
 
 def stored_layers(

@@ -13,6 +13,7 @@ import numpy as np
 from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io.streams import Progress, read_bytes
 from taskgraph_dnn.network import Layer, Network
+from taskgraph_dnn.wiring import words
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,46 @@ class LayerFile:
         layer: the layer's number, from 1.
         place: the file's name, for messages.
         read: returns the file's bytes, decompressed.
+        bias: the file of the layer's bias, where there is one.
     """
 
     stem: str
     layer: int
     place: str
     read: Callable[[], bytes]
+    bias: Path | None = None
 
 
 def folder_layers(folder: Path, name: re.Pattern[str]) -> list[LayerFile]:
-    """Return the layer files of a folder, in order; `name` has groups for the stem and the layer's number."""
+    """Return the layer files of a folder, in order; `name` has groups for the stem and the layer's number.
+
+    A bias has the name of its layer with `-bias` before the suffix.
+    """
     matches = [(match, file) for file in folder.iterdir() if (match := name.fullmatch(file.name))]
-    files = [LayerFile(match[1], int(match[2]), file.name, partial(read_bytes, file)) for match, file in matches]
+    files = [
+        LayerFile(match[1], int(match[2]), file.name, partial(read_bytes, file), _bias_file(match, file))
+        for match, file in matches
+    ]
     return sorted(files, key=lambda file: (file.layer, file.place))
+
+
+def _bias_file(match: re.Match[str], file: Path) -> Path | None:
+    suffix = file.name.removeprefix(f"{match[1]}{match[2]}").removesuffix(".gz")
+    named = [file.with_name(f"{match[1]}{match[2]}-bias{suffix}{end}") for end in ("", ".gz")]
+    found = [path for path in named if path.exists()]
+    if len(found) > 1:
+        raise FileError(f"{file.parent} holds a bias twice: {found[0].name} and {found[1].name}")
+    return found[0] if found else None
+
+
+def require_no_bias(file: LayerFile, bias: float | None) -> None:
+    """Check that not both a bias for all layers, and a file with this layer's, are given.
+
+    Raises:
+        NetworkError: they are.
+    """
+    if bias is not None and file.bias is not None:
+        raise NetworkError(f"bias is {bias}, but {file.place} has its own in {file.bias.name}")
 
 
 def select(
@@ -117,8 +145,10 @@ def uniform(layers: Iterable[Layer], layout: str) -> Iterator[Layer]:
     """Yield the layers, checked to have one bias, activation and cap, as a layout needs that stores weights alone.
 
     Raises:
-        NetworkError: a layer differs.
+        NetworkError: a layer differs, or, in a network, reads something else than the layer before it.
     """
+    if isinstance(layers, Network):
+        _require_chain(layers, layout)
     first = None
     for number, layer in enumerate(layers, start=1):
         first = first or _Shared.of(layer)
@@ -131,6 +161,13 @@ def uniform(layers: Iterable[Layer], layout: str) -> Iterator[Layer]:
             yield layer
             continue
         raise NetworkError(f"{fault}, which {layout} cannot hold: write a packed file")
+
+
+def _require_chain(network: Network, layout: str) -> None:
+    for number, read in enumerate(network.wiring.sources):
+        if read != (number - 1,):
+            fault = f"layer {number + 1} reads {words(read)}, not just {words([number - 1])}"
+            raise NetworkError(f"{fault}, which {layout} cannot hold: write a packed file")
 
 
 class _Shared(NamedTuple):

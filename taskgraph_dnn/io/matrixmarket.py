@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import scipy.sparse
+from numpy.typing import NDArray
 
 from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.io.atomic import atomic_folder
-from taskgraph_dnn.io.layout import LayerFile, LayerStream, folder_layers, select, uniform
+from taskgraph_dnn.io.layout import LayerFile, LayerStream, folder_layers, require_no_bias, select, uniform
 from taskgraph_dnn.io.streams import Progress, map_ahead, read_bytes
 from taskgraph_dnn.matrices import first_not_finite, float32_matrix
 from taskgraph_dnn.network import Layer, Network
@@ -27,7 +29,7 @@ def read_matrix_market(
     path: str | os.PathLike[str],
     layers: int | None = None,
     *,
-    bias: float = 0.0,
+    bias: float | None = None,
     activation: str = "relu",
     cap: float | None = None,
     progress: Progress | None = None,
@@ -36,23 +38,29 @@ def read_matrix_market(
 
     Args:
         path: one file, for one layer, or a folder with `layer-{k}.mtx` or `{name}-l{k}.mtx`, k from 1 without gaps;
-            each may be compressed, `.mtx.gz`.
+            each may be compressed, `.mtx.gz`. Beside a layer may be its bias, `layer-{k}-bias.mtx`, a matrix of one row
+            or one column with a number for each output.
         layers: how many layers, from the first; None takes all.
-        bias: the bias of all neurons.
+        bias: the bias of all neurons; None takes that of the files, or 0 where there is none.
         activation: the activation of all layers.
         cap: the activation's upper bound, or None.
         progress: called after each layer with the layers read and all layers.
 
     Raises:
         FileError: a layer is missing, or a file is damaged or holds something else than finite real numbers.
-        NetworkError: the layers do not fit, or an argument is out of range.
+        NetworkError: the layers do not fit, an argument is out of range, or a bias is given that a file has.
     """
     stream = matrix_market_layers(Path(path), layers, bias=bias, activation=activation, cap=cap)
     return stream.network(progress)
 
 
 def matrix_market_layers(
-    path: Path, layers: int | None = None, *, bias: float = 0.0, activation: str = "relu", cap: float | None = None
+    path: Path,
+    layers: int | None = None,
+    *,
+    bias: float | None = None,
+    activation: str = "relu",
+    cap: float | None = None,
 ) -> LayerStream:
     """Return the layers of a file or a folder, to be read one after the other; see `read_matrix_market`.
 
@@ -74,8 +82,19 @@ def _layer_files(path: Path, layers: int | None) -> Iterable[LayerFile]:
     return select(folder_layers(path, LAYER_FILE), path, "layer-1.mtx", stem=None, layers=layers)
 
 
-def _read_layer(file: LayerFile, *, bias: float, activation: str, cap: float | None) -> tuple[int, Layer]:
-    return file.layer - 1, Layer(_parse(file.read(), file.place), bias=bias, activation=activation, cap=cap)
+def _read_layer(file: LayerFile, *, bias: float | None, activation: str, cap: float | None) -> tuple[int, Layer]:
+    require_no_bias(file, bias)
+    weights = _parse(file.read(), file.place)
+    own = _read_bias(file.bias, weights.shape[1]) if file.bias is not None else bias or 0.0
+    return file.layer - 1, Layer(weights, bias=own, activation=activation, cap=cap)
+
+
+def _read_bias(path: Path, outputs: int) -> NDArray[np.float32]:
+    matrix = _parse(read_bytes(path), path.name)
+    if matrix.shape not in ((1, outputs), (outputs, 1)):
+        raise FileError(f"{path.name} has shape {matrix.shape}, expected {(1, outputs)} or {(outputs, 1)}")
+    bias: NDArray[np.float32] = matrix.toarray().ravel()
+    return bias
 
 
 def read_matrix_market_images(path: str | os.PathLike[str]) -> scipy.sparse.csr_array:

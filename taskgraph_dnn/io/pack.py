@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn.errors import NetworkError
 from taskgraph_dnn.io.atomic import atomic_path, require_space
-from taskgraph_dnn.io.described import FORMAT, VERSION, Described, seal, stored_layers
+from taskgraph_dnn.io.described import FORMAT, VERSION, Described, seal, stored_layers, wired, wiring_of
 from taskgraph_dnn.io.packed import PackedFile, SharedFile
 from taskgraph_dnn.io.streams import Progress, map_ahead
 from taskgraph_dnn.io.tensors import Tensors, TensorWriter, content_digest
 from taskgraph_dnn.kernels import automatic_kernels
-from taskgraph_dnn.network import Layer, Network, network_digest
+from taskgraph_dnn.network import Layer, Network, Wiring, network_digest
 from taskgraph_dnn.reductions.certificates import keeps_zero, threshold
 from taskgraph_dnn.reductions.static import STATIC, WORTHWHILE, ReducedLayer, reduced_layers
 
@@ -43,7 +43,7 @@ def write_packed(network: Network, path: str | os.PathLike[str], *, progress: Pr
     Raises:
         FileError: the file cannot be there, or the disk has no room for it.
     """
-    write_packed_layers(enumerate(network), path, len(network), progress=progress)
+    write_packed_layers(enumerate(network), path, len(network), wiring=network.wiring, progress=progress)
 
 
 def write_packed_layers(
@@ -51,6 +51,7 @@ def write_packed_layers(
     path: str | os.PathLike[str],
     count: int | None = None,
     *,
+    wiring: Wiring | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Write the layers of a network to a packed file as they come, holding only a few at a time.
@@ -59,16 +60,18 @@ def write_packed_layers(
         layers: each layer with its number, from 0, in any order.
         path: the file; it appears when all is written.
         count: how many layers there are, or None if nobody knows.
+        wiring: what they read, where they are no chain.
         progress: called with the steps done and all steps, three for each layer, or None where nobody knows.
 
     Raises:
         FileError: the file cannot be there, or the disk has no room for it.
-        NetworkError: a layer is missing or comes twice, or two neighbours do not fit.
+        NetworkError: a layer is missing or comes twice, or one does not fit what it reads.
     """
     room = _HEADER_NBYTES * (1 + min(count or _EXPECTED_LAYERS, _MOST_LAYERS))
     with atomic_path(path) as draft, TensorWriter.open(draft, room) as writer:
         step = _Steps(progress, None if count is None else 3 * count)
         described = _write_layers(writer, path, layers, count, step)
+        described = described if wiring is None else wired(described, wiring)
         step.total = 3 * len(described)
         tensors = writer.tensors()
         described = _with_facts(_network(tensors, described), described, step)
@@ -85,19 +88,19 @@ def write_shared(network: Network, path: Path) -> SharedFile:
     with TensorWriter.open(path, _HEADER_NBYTES * (1 + len(network))) as writer:
         layers = enumerate(map_ahead(lambda layer: _prepared(layer, layer.facts), network))
         described = [_put(writer, f"layers.{number}", prepared) for number, prepared in layers]
-        _finish(writer, described, {})
+        _finish(writer, wired(described, network.wiring), {})
     return SharedFile(PackedFile(str(path.absolute()), network.digest, len(network)))
 
 
 def _finish(writer: TensorWriter, described: list[Described], reduced: dict[str, str]) -> None:
     texts = {"layers": json.dumps([layer.values for layer in described])} | reduced
-    digest = network_digest(layer.digest for layer in described)
+    digest = network_digest((layer.digest for layer in described), wiring_of(described))
     writer.finish({"format": FORMAT, "version": VERSION, "digest": digest, "seal": seal(texts)} | texts)
 
 
 def _network(tensors: Tensors, described: list[Described]) -> Network:
     """Return what is written so far; this checks that the layers fit."""
-    return Network(stored_layers(tensors, "layers", described, checked=True))
+    return Network(stored_layers(tensors, "layers", described, checked=True), wiring_of(described).sources)
 
 
 @dataclass
@@ -220,7 +223,8 @@ def _write_reduced(writer: TensorWriter, network: Network, step: _Steps) -> dict
         if len(described) <= len(network):
             step()
     folds_inputs = len(described) > len(network)
-    layers = [layer.values for layer in described]
+    wiring = network.wiring.folded() if folds_inputs else network.wiring
+    layers = [layer.values for layer in wired(described, wiring)]
     return {"reduced": json.dumps({"names": STATIC, "folds_inputs": folds_inputs, "layers": layers})}
 
 

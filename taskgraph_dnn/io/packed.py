@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taskgraph_dnn.errors import FileError, NetworkError
-from taskgraph_dnn.io.described import Described, described_layers, described_reduction, stored_layers
+from taskgraph_dnn.io.described import Described, described_layers, described_reduction, stored_layers, wiring_of
 from taskgraph_dnn.io.remote import seen_version
 from taskgraph_dnn.io.streams import map_ahead
 from taskgraph_dnn.io.tensors import Place, Tensors, content_digest
@@ -184,10 +184,12 @@ def read_packed(path: str | os.PathLike[str], layers: int | None = None, *, veri
 
 
 def _network(tensors: Tensors, described: list[Described], start: float) -> Network:
-    digest, path = network_digest(layer.digest for layer in described), tensors.path
+    wiring, path = wiring_of(described), tensors.path
+    digest = network_digest((layer.digest for layer in described), wiring)
     file = path if isinstance(path, str) else str(path.absolute())
     return Network(
         stored_layers(tensors, "layers", described),
+        wiring.sources,
         source=PackedFile(file, digest, len(described)),
         reduced=_reduced(tensors, file, described),
         read_seconds=time.perf_counter() - start,
@@ -201,8 +203,10 @@ def _reduced(tensors: Tensors, file: str, described: list[Described]) -> Reduced
     names, folds_inputs, layers = found
     if len(layers) != len(described) + folds_inputs:
         raise FileError(f"{file} has {len(layers)} reduced layers for {len(described)} layers")
-    source = PackedFile(file, network_digest(layer.digest for layer in layers), len(layers), reduced=True)
-    network = Network(stored_layers(tensors, "reduced", layers), source=source)
+    wiring = wiring_of(layers)
+    digest = network_digest((layer.digest for layer in layers), wiring)
+    source = PackedFile(file, digest, len(layers), reduced=True)
+    network = Network(stored_layers(tensors, "reduced", layers), wiring.sources, source=source)
     outputs = [layer.shape[1] for layer in described]
     places = _Places(tensors, layers, outputs, folds_inputs)
     last = places[-1]

@@ -12,6 +12,9 @@ one, where g = (n + 2) u / (1 - (n + 2) u) with the unit roundoff u (Higham, Acc
 Algorithms, 2002, section 3.1), and n 2^-126 more where products underflow. Where s(m) less both is at least c for every
 output, every output is exactly c, whatever the sample was. The least such m is the layer's **threshold**, at most h, 0
 or a normal float32; it is infinite where there is none.
+
+Where layers read several others, this is said of joints only, where a sample is what one layer has made of it; of
+saturation, only of **links**, which stand between two joints and read what is there once, as each layer of a chain.
 """
 
 from dataclasses import dataclass
@@ -39,7 +42,7 @@ class Certificates:
     """What is proved of a network's layers, from 0; one more entry stands for the end of the network.
 
     Attributes:
-        dead: whether a sample that is zero before this layer is zero after all the rest.
+        dead: whether a sample that is zero at the joint before this layer is zero after all the rest; never elsewhere.
         thresholds: a sample whose values are all at least this before the layer is saturated after it.
         settled: where a sample that is saturated after this layer is no longer known to be: the first later layer that
             may leave saturation.
@@ -67,17 +70,22 @@ def certify(network: Network) -> Certificates:
 
 
 def _certify(network: Network) -> Certificates:
-    layers = network.layers
+    layers, joints = network.layers, set(network.wiring.joints)
     caps = [layer.cap for layer in layers]
-    thresholds = [_threshold_after(layer, cap) for layer, cap in zip(layers, [None, *caps[:-1]], strict=True)]
-    dead, settled, tied = [True], [len(layers)], [0]  # from the last layer on; turned round below
+    links = [network.wiring.is_link(k) for k in range(len(layers))]
+    thresholds = [
+        _threshold_after(layer, cap) if link else np.inf
+        for layer, cap, link in zip(layers, [None, *caps[:-1]], links, strict=True)
+    ]
+    keeps, settled, tied = [True], [len(layers)], [0]  # from the last layer on; turned round below
     for k in reversed(range(len(layers))):
-        dead.append(dead[-1] and keeps_zero(layers[k]))
+        keeps.append(keeps[-1] and keeps_zero(layers[k]))
         stays = k + 1 < len(layers) and thresholds[k + 1] <= (caps[k] or 0.0)
         settled.append(settled[-1] if stays else k + 1)
-        same = k + 1 < len(layers) and layers[k].digest == layers[k + 1].digest
+        same = k + 1 < len(layers) and links[k] and links[k + 1] and layers[k].digest == layers[k + 1].digest
         tied.append(tied[-1] + 1 if same else 0)
-    return Certificates(tuple(dead[::-1]), (*thresholds, np.inf), tuple(settled[::-1]), tuple(tied[::-1]))
+    dead = tuple(kept and k in joints for k, kept in enumerate(keeps[::-1]))
+    return Certificates(dead, (*thresholds, np.inf), tuple(settled[::-1]), tuple(tied[::-1]))
 
 
 def keeps_zero(layer: Layer) -> bool:

@@ -7,6 +7,7 @@ memory can be reduced, too.
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn.activation_functions import activate
 from taskgraph_dnn.layer import Layer
-from taskgraph_dnn.network import Network
+from taskgraph_dnn.network import NETWORK_INPUT, Network
 from taskgraph_dnn.reductions.bounds import Bounds, output_bounds
 from taskgraph_dnn.reductions.folding import Columns, first_equals
 
@@ -92,7 +93,8 @@ def reduce_network(network: Network, names: Collection[str]) -> Reduced | None:
         return None
     folds_inputs = len(items) > len(network)
     earlier = tuple(None if item.unread else item.places for item in items[folds_inputs:])
-    reduced = Network((item.layer for item in items), read_seconds=network.read_seconds)
+    wiring = network.wiring.folded() if folds_inputs else network.wiring
+    reduced = Network((item.layer for item in items), wiring.sources, read_seconds=network.read_seconds)
     return Reduced(reduced, items[-1].places, _static(names), folds_inputs, earlier)
 
 
@@ -108,21 +110,47 @@ def reduced_layers(network: Network, names: Collection[str]) -> Iterator[Reduced
     """
     chosen = _static(names)
     folds, drops = "duplicate-neurons" in chosen, "unused-neurons" in chosen
-    places, bounds = _numbers(network.inputs), Bounds.unknown(network.inputs)
-    width = network.inputs
+    left = {NETWORK_INPUT: _Left(_numbers(network.inputs), network.inputs, Bounds.unknown(network.inputs))}
     for number, (layer, outlook) in enumerate(zip(network, _outlooks(network, folds, drops), strict=True)):
-        part = _narrowed(layer, outlook, places, width)
+        inputs = _Left.joined([left[source] for source in network.sources(number)])
+        part, width = _narrowed(layer, outlook, inputs.places, inputs.width), inputs.width
+        bounds = Bounds.unknown(part.columns.outputs)
         if drops and layer.activation != "softmax":
-            part, bounds = _without_zeros(part, layer, bounds)
+            part, bounds = _without_zeros(part, layer, inputs.bounds)
         like = layer
         if not part.columns.outputs:
-            part, like = _Part(_NOTHING, part.places), _ZERO
-        if number == 0 and (fold := _input_fold(part.columns, width, folds, drops)) is not None:
+            part, like, bounds = _Part(_NOTHING, part.places), _ZERO, Bounds(np.zeros(1), np.zeros(1))
+        if _reads_input_alone(network, number) and (fold := _input_fold(part.columns, width, folds, drops)) is not None:
             yield fold.item
             part, width = _Part(fold.columns, part.places), fold.item.layer.outputs
         yield ReducedLayer(part.columns.layer(width, like), part.places, _unread(layer, outlook.read))
         layer.release()
-        places, width = part.places, part.columns.outputs
+        left[number] = _Left(part.places, part.columns.outputs, bounds)
+        for source in network.wiring.released[number]:
+            del left[source]
+
+
+class _Left(NamedTuple):
+    """What is left of a source's outputs: where each of them is, how many there are, and the bounds of these."""
+
+    places: NDArray[np.int32]
+    width: int
+    bounds: Bounds
+
+    @classmethod
+    def joined(cls, sources: "Sequence[_Left]") -> "_Left":
+        """Return what is left of several sources, side by side."""
+        if len(sources) == 1:
+            return sources[0]
+        starts = accumulate((source.width for source in sources), initial=0)
+        places = [np.where(y.places < 0, -1, y.places + start) for y, start in zip(sources, starts, strict=False)]
+        bounds = (np.concatenate(ends) for ends in zip(*(source.bounds for source in sources), strict=True))
+        return cls(np.concatenate(places).astype(np.int32), sum(y.width for y in sources), Bounds(*bounds))
+
+
+def _reads_input_alone(network: Network, layer: int) -> bool:
+    """Whether it is the first layer, and reads the network's input once, and no other does."""
+    return not layer and network.sources(0) == (NETWORK_INPUT,) == network.wiring.released[0]
 
 
 class _Outlook(NamedTuple):
@@ -131,16 +159,28 @@ class _Outlook(NamedTuple):
     read: NDArray[np.bool_] | None
     folds: bool
 
+    def together(self, other: "_Outlook") -> "_Outlook":
+        """Return what two readers make of the same outputs."""
+        read = None if self.read is None or other.read is None else self.read | other.read
+        return _Outlook(None if read is not None and read.all() else read, self.folds and other.folds)
+
 
 def _outlooks(network: Network, folds: bool, drops: bool) -> list[_Outlook]:
     """Return each layer's outlook; from the last layer to the first, because what is read hangs on the readers."""
-    outlooks = [_Outlook(None, folds and network[-1].activation != "softmax")]  # which counts each output
-    for layer in reversed(network.layers[1:]):
+    last = _Outlook(None, folds and network[-1].activation != "softmax")  # which counts each output
+    outlooks: dict[int, _Outlook] = {len(network) - 1: last}
+    for number in reversed(range(len(network))):
+        layer, sources = network[number], network.sources(number)
+        if set(sources) == {NETWORK_INPUT}:
+            continue
         columns = Columns.of(layer)
-        read = _read(columns, outlooks[-1].read, layer.inputs) if drops else None
-        outlooks.append(_Outlook(read, folds and _sums_fit(columns)))
+        read = _read(columns, outlooks[number].read, layer.inputs) if drops else None
+        fits, ends = folds and _sums_fit(columns), accumulate(map(network.width, sources), initial=0)
+        for source, (first, stop) in zip(sources, pairwise(ends), strict=True):
+            here = _Outlook(None if read is None else read[first:stop], fits)
+            outlooks[source] = here.together(outlooks.get(source, here))
         layer.release()
-    return outlooks[::-1]
+    return [outlooks[number] for number in range(len(network))]
 
 
 def _read(columns: Columns, outputs: NDArray[np.bool_] | None, inputs: int) -> NDArray[np.bool_] | None:

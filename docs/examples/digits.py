@@ -1,0 +1,116 @@
+"""Prune a trained network to a tenth of its weights, in one shot and by steps, and score many digits with it.
+
+    python digits.py [--samples 100000]
+
+Needs scikit-learn; with onnx the network that was pruned by steps is written as ONNX, too.
+"""
+
+import argparse
+import time
+from importlib.util import find_spec
+
+import dask.array as da
+import numpy as np
+from distributed import Client, LocalCluster
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from sklearn.neural_network import MLPClassifier
+
+import taskgraph_dnn as tg
+
+PRUNED = 0.9  # which part of the weights goes
+STEPS, EPOCHS = 6, 5  # of pruning, and of training after each of them
+
+
+def trained(pixels, digits):
+    """Return a dense perceptron."""
+    return MLPClassifier((1024, 1024, 1024), max_iter=12, random_state=0).fit(pixels, digits)
+
+
+def prune(model, part):
+    """Set the smallest weights of each layer to 0, so that this part of them is, and return which ones are left."""
+    masks = [np.abs(weights) > np.quantile(np.abs(weights), part) for weights in model.coefs_]
+    keep(model, masks)
+    return masks
+
+
+def keep(model, masks):
+    """Set the weights that are not left to 0."""
+    for weights, mask in zip(model.coefs_, masks, strict=True):
+        weights *= mask
+
+
+def prune_by_steps(model, pixels, digits):
+    """Prune a little more each time, and train what is left."""
+    for step in range(1, STEPS + 1):
+        masks = prune(model, PRUNED * (1 - (1 - step / STEPS) ** 3))  # Zhu and Gupta, 2017: most of it at first
+        for _ in range(EPOCHS):
+            model.partial_fit(pixels, digits)
+            keep(model, masks)
+
+
+def augmented(pixels, digits, samples):
+    """Return so many digits, moved by up to a pixel and with noise, as a Dask array, and which digits they are.
+
+    The workers draw them, chunk by chunk.
+    """
+    chosen = np.random.default_rng(1).integers(0, len(pixels), samples)
+
+    def draw(numbers, block_info=None):
+        rng = np.random.default_rng(block_info[0]["chunk-location"][0])
+        images = np.pad(pixels[numbers[:, 0]].reshape(-1, 8, 8), ((0, 0), (1, 1), (1, 1)))
+        down, right = rng.integers(0, 3, (2, len(images)))
+        windows = np.lib.stride_tricks.sliding_window_view(images, (8, 8), axis=(1, 2))
+        moved = windows[np.arange(len(images)), down, right].reshape(-1, 64)
+        return (moved + rng.normal(0, 0.02, moved.shape)).astype(np.float32)
+
+    numbers = da.from_array(chosen[:, None], chunks=(10_000, 1))
+    return numbers.map_blocks(draw, dtype=np.float32, chunks=(numbers.chunks[0], (64,))), digits[chosen]
+
+
+def timed(work):
+    """Return the answer, and the seconds that it took; the first time, which compiles, does not count."""
+    work()
+    started = time.perf_counter()
+    return work(), time.perf_counter() - started
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", type=int, default=100_000, help="digits to score")
+    samples = parser.parse_args().samples
+
+    pixels, digits = load_digits(return_X_y=True)
+    pixels = (pixels / 16).astype(np.float32)
+    train, test, train_digits, test_digits = train_test_split(pixels, digits, random_state=0)
+    dense = trained(train, train_digits)
+    at_once, by_steps = trained(train, train_digits), trained(train, train_digits)
+    prune(at_once, PRUNED)
+    prune_by_steps(by_steps, train, train_digits)
+
+    network = tg.from_sklearn(by_steps)
+    tg.write_packed(network, "digits.safetensors")
+    if find_spec("onnx"):
+        tg.write_onnx(network, "digits.onnx")
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
+        with Client(cluster):
+            batch, expected = (lambda many: (many[0].persist(), many[1]))(augmented(test, test_digits, samples))
+            print(f"{'':24} {'weights':>9} {'accuracy':>9} {'seconds':>8}")
+            for name, model in (("pruned in one shot", at_once), ("pruned by steps", by_steps)):
+                inference = tg.infer(tg.from_sklearn(model), batch)
+                result, seconds = timed(inference.compute)
+                show(name, model, np.mean(result.labels == expected), seconds)
+            labels = batch.map_blocks(dense.predict, drop_axis=1, dtype=np.int64)
+            found, seconds = timed(labels.compute)
+            show("dense, in scikit-learn", dense, np.mean(found == expected), seconds)
+
+
+def show(name, model, accuracy, seconds):
+    """Print a line of the table."""
+    weights = sum(np.count_nonzero(weights) for weights in model.coefs_)
+    print(f"{name:24} {weights:9,} {accuracy:9.1%} {seconds:8.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""A network as a plain function of numpy arrays, for those who wait for the outputs of a few samples: without Dask.
+
+What can be done once is done once: kernels are chosen and compiled, weights packed, buffers made, and for each number
+of tiles it is written down which kernel reads and fills which of them. A call fills the first buffer, runs what is
+written down, and copies the outputs.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+
+from taskgraph_dnn.activations import Values
+from taskgraph_dnn.arguments import whole_number
+from taskgraph_dnn.config import settings
+from taskgraph_dnn.errors import InputError, PlanError
+from taskgraph_dnn.inputs import checked_rows
+from taskgraph_dnn.kernels import load_kernel
+from taskgraph_dnn.kernels.packing import packed_layer
+from taskgraph_dnn.network import Network
+from taskgraph_dnn.plan import Plan, make_plan
+from taskgraph_dnn.reductions.choice import choose_reductions
+from taskgraph_dnn.reductions.names import chosen_reductions
+from taskgraph_dnn.segments import Passage
+
+
+def compile_network(
+    network: Network, *, batch: int = 1, kernel: str | None = None, dtype: Any = None, reductions: Any = None
+) -> "CompiledNetwork":
+    """Return a network as a function: `model(x)` gives the outputs of samples, at once, in the thread that calls it.
+
+    Args:
+        network: what to run.
+        batch: samples that most calls have; larger ones are taken in pieces of this size.
+        kernel: as of `infer`.
+        dtype: as of `infer`.
+        reductions: as of `infer`; only the static ones, which make a smaller network of the same answer.
+
+    Raises:
+        PlanError: an option is out of range or unknown.
+        KernelError: the kernel is unknown, or cannot be used.
+        MissingDependencyError: the kernel needs a package that is not installed.
+    """
+    if not isinstance(network, Network):
+        raise InputError(f"network is a {type(network).__name__}, expected a Network")
+    batch = whole_number("batch", batch, 1, PlanError)
+    chosen = settings(kernel=kernel, dtype=dtype, reductions=reductions)
+    reduced = choose_reductions(network, chosen_reductions(chosen.reductions), chosen.dtype)
+    plan = make_plan(reduced, batch, chosen, threads=1, partitions=[(0, batch)])
+    return CompiledNetwork(network.inputs, reduced.network, plan, reduced.places)
+
+
+class CompiledNetwork:
+    """A function from samples to outputs; any number of threads may call it at a time.
+
+    Each thread has buffers of its own, for `batch` samples, from its first call on.
+
+    Attributes:
+        inputs, outputs: values of a sample that goes in, and that comes out.
+        plan: which kernels compute the layers, and in tiles of how many samples.
+    """
+
+    def __init__(self, inputs: int, network: Network, plan: Plan, places: NDArray[np.int32] | None) -> None:
+        self.inputs, self.plan = inputs, plan
+        self.outputs = network.outputs if places is None else len(places)
+        kernels = [load_kernel(layer.kernel) for layer in plan.layers]
+        self._packed = [
+            packed_layer(y, kernel, np.dtype(plan.dtype)) for y, kernel in zip(network, kernels, strict=True)
+        ]
+        self._runs = [partial(kernel.run, packed) for kernel, packed in zip(kernels, self._packed, strict=True)]
+        self._network, self._places, self._reads_rows = network, places, kernels[0].reads_rows
+        # Layers that read several sources find them copied side by side, which is no kernel's call.
+        self._records = not self._reads_rows and all(len(read) == 1 for read in network.wiring.sources)
+        self._local = _Local()
+        self(np.zeros((plan.samples, inputs), np.float32))  # compiles what is compiled at its first call
+
+    def __call__(self, samples: Any) -> NDArray[Any]:
+        """Return the outputs, samples x outputs, of the plan's dtype: the bits that `infer` gives with these kernels.
+
+        Kernels that are other libraries' code, `dense` among them, use as many threads as these are set to.
+
+        Args:
+            samples: samples x inputs, or the inputs of one sample, as an array; or a scipy sparse matrix.
+
+        Raises:
+            InputError: they have another width than the network, or one is nan or infinite.
+        """
+        if isinstance(samples, np.ndarray) and samples.ndim == 1:
+            return np.asarray(self(samples[None])[0])
+        rows = checked_rows(samples, self.inputs)
+        count, most = rows.shape[0], self.plan.samples
+        outputs = np.empty((count, self._network.outputs), self.plan.dtype)
+        for first in range(0, count, most):
+            self._run(rows[first : first + most], outputs[first : first + most])
+        if self._places is None:
+            return outputs
+        return np.where(self._places >= 0, outputs[:, np.maximum(self._places, 0)], outputs.dtype.type(0))
+
+    def _run(self, rows: Any, outputs: NDArray[Any]) -> None:
+        """Fill the outputs of at most a batch."""
+        tiles = -(-rows.shape[0] // self.plan.lanes)
+        program = self._program(tiles)
+        values = program.run(scipy.sparse.csr_array(rows) if self._reads_rows else _dense(rows))
+        for tile, first in zip(values, range(0, len(outputs), self.plan.lanes), strict=False):
+            part = outputs[first : first + self.plan.lanes]
+            part[...] = tile[:, : len(part)].T
+
+    def _program(self, tiles: int) -> "_Program":
+        programs = self._local.programs
+        if tiles not in programs:
+            programs[tiles] = _Program(self._network, self._runs, self.plan, tiles)
+            if self._records:
+                programs[tiles].record()
+        return programs[tiles]
+
+
+class _Local(threading.local):
+    """What each thread has of its own: a program for each number of tiles."""
+
+    def __init__(self) -> None:
+        self.programs: dict[int, _Program] = {}
+
+
+def _dense(rows: Any) -> NDArray[np.float32]:
+    return np.asarray(rows.toarray() if scipy.sparse.issparse(rows) else rows)
+
+
+class _Program:
+    """What a call does for so many tiles, in buffers of one thread.
+
+    Where each layer reads one source, in tiles, the kernels' calls are written down, with their buffers.
+    """
+
+    def __init__(self, network: Network, runs: Sequence[Callable[..., None]], plan: Plan, tiles: int) -> None:
+        self._network, self._runs, self._tiles, self._lanes = network, runs, tiles, plan.lanes
+        self._inputs = np.zeros((tiles, network.inputs, plan.lanes), plan.dtype)
+        self._passage = Passage(network, self._compute, plan.lanes, plan.dtype)
+        self._calls: list[Callable[[], None]] = []
+        self._recording = False
+        self._outputs: Values | None = None
+
+    def record(self) -> None:
+        """Write down the calls."""
+        self._through(self._inputs)  # makes all buffers as large as they need to be
+        self._recording = True
+        self._outputs = self._through(self._inputs)
+        self._recording = False
+
+    def run(self, rows: Any) -> Values:
+        """Return the outputs' tiles, which are valid until the next call; rows are an array, or CSR."""
+        if scipy.sparse.issparse(rows):
+            return self._through(rows)
+        for tile, first in zip(self._inputs, range(0, len(rows), self._lanes), strict=False):
+            part = rows[first : first + self._lanes]
+            tile[:, : len(part)] = part.T  # what else is in the tile, nobody reads
+        if self._outputs is None:
+            return self._through(self._inputs)
+        for call in self._calls:
+            call()
+        return self._outputs
+
+    def _through(self, given: Any) -> Values:
+        for first, _ in self._network.wiring.segments:
+            given, _ = self._passage.through(first, given, self._tiles)
+        return np.asarray(given)
+
+    def _compute(self, layer: int, inputs: Any, outputs: Values, alive: NDArray[np.bool_]) -> None:
+        call = partial(self._runs[layer], inputs, outputs, alive)
+        call()
+        if self._recording:
+            self._calls.append(call)
