@@ -13,8 +13,9 @@ import scipy.io
 from click.testing import CliRunner
 from threadpoolctl import threadpool_info
 
-from taskgraph_dnn.benchmarks import kernels, layers, peers, tables, timing
+from taskgraph_dnn.benchmarks import fingerprint, kernels, layers, peers, tables, timing
 from taskgraph_dnn.benchmarks.layers import Case
+from taskgraph_dnn.benchmarks.suites import ceilings
 from taskgraph_dnn.benchmarks.timing import Contender, in_threads, interleaved, ratios, summary
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.kernels import load_kernel
@@ -129,7 +130,7 @@ def test_a_process_at_rest_is_settled_at_once(monkeypatch):
 
 
 def test_the_processor_was_used_by_others_and_by_us():
-    others, everything = timing.processor_seconds()
+    others, everything = fingerprint.processor_seconds()
     assert 0 < others < everything
 
 
@@ -193,7 +194,7 @@ def test_a_peer_whose_sums_are_wrong_is_wrong():
 
 def test_ceilings_are_right():
     with ThreadPoolExecutor(2) as pool:
-        for contender in (peers.sgemm(1, 64), peers.copy(2, pool, 2**16)):
+        for contender in (ceilings.sgemm(1, 64), ceilings.copy(2, pool, 2**16)):
             assert not contender.difference() < timing.TOLERANCE
             contender.run(1)
             assert contender.difference() < timing.TOLERANCE
@@ -227,8 +228,8 @@ def test_a_kernel_whose_flags_are_wrong_is_wrong(monkeypatch):
 
 @pytest.fixture
 def report(monkeypatch):
-    monkeypatch.setattr(kernels, "copy", partial(peers.copy, nbytes=2**16))
-    monkeypatch.setattr(kernels, "sgemm", partial(peers.sgemm, size=64))
+    monkeypatch.setattr(kernels, "copy", partial(ceilings.copy, nbytes=2**16))
+    monkeypatch.setattr(kernels, "sgemm", partial(ceilings.sgemm, size=64))
     monkeypatch.setattr(Case, "samples", lambda self, threads, nbytes: 256)
     monkeypatch.setattr(
         peers, "kernel_problem", lambda name: None if name == "scipy" else f"kernel {name!r} is not here"
@@ -253,7 +254,10 @@ def test_a_machine_has_no_pools_that_read_files():
     """scipy adds its reader's once it has read something, with a function in place of a version."""
     scipy.io.mmread(io.StringIO("%%MatrixMarket matrix coordinate real general\n1 1 1\n1 1 2.0\n"), spmatrix=False)
     assert "scipy" in {pool["user_api"] for pool in threadpool_info()}
-    assert {pool["user_api"] for pool in json.loads(json.dumps(timing.machine()))["thread_pools"]} <= {"blas", "openmp"}
+    assert {pool["user_api"] for pool in json.loads(json.dumps(fingerprint.machine()))["thread_pools"]} <= {
+        "blas",
+        "openmp",
+    }
 
 
 def test_every_contender_is_measured_in_every_round(report):

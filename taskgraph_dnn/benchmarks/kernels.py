@@ -19,17 +19,17 @@ from rich.table import Table
 from rich.text import Text
 
 from taskgraph_dnn.activations import Alive, Values, aligned_empty, fill_tiles
+from taskgraph_dnn.benchmarks.fingerprint import machine, processor_seconds
 from taskgraph_dnn.benchmarks.layers import BATCH_NBYTES, CASES, Case, Problem
-from taskgraph_dnn.benchmarks.peers import DENSE_NEURONS, PEERS, copy, sgemm
+from taskgraph_dnn.benchmarks.peers import DENSE_NEURONS, PEERS
 from taskgraph_dnn.benchmarks.reporting import reporting
+from taskgraph_dnn.benchmarks.suites.ceilings import copy, sgemm
 from taskgraph_dnn.benchmarks.tables import markdown, rate_table, ratio_table
 from taskgraph_dnn.benchmarks.timing import (
     LEAST_ROUNDS,
     Contender,
     in_threads,
     interleaved,
-    machine,
-    processor_seconds,
     ratios,
     summary,
 )

@@ -21,7 +21,8 @@ import scipy.sparse
 from rich.console import Console
 from rich.table import Table
 
-from taskgraph_dnn.benchmarks.timing import machine, ratios, rest, summary
+from taskgraph_dnn.benchmarks.fingerprint import machine
+from taskgraph_dnn.benchmarks.timing import ratios, rest, summary
 from taskgraph_dnn.benchmarks.whole import ours
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.inference import infer

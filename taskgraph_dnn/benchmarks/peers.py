@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from taskgraph_dnn.benchmarks.layers import Problem
+from taskgraph_dnn.benchmarks.suites.ceilings import limited
 from taskgraph_dnn.benchmarks.timing import Contender, in_threads, in_turn
 from taskgraph_dnn.kernels import kernel_problem
 from taskgraph_dnn.plan import even_ranges
@@ -189,12 +189,6 @@ def _graphblas(weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]) -> 
     return _Product(multiply, lambda sums: np.asarray(sums.to_dense()))
 
 
-def _limited(threads: int) -> AbstractContextManager[Any]:
-    """Return the context in which BLAS, MKL and OpenMP use so many threads."""
-    limits: AbstractContextManager[Any] = ThreadpoolController().limit(limits=threads)
-    return limits
-
-
 @contextmanager
 def _torch_limited(threads: int) -> Iterator[None]:
     torch = import_module("torch")
@@ -223,38 +217,8 @@ def _kernel(name: str) -> Any:
 
 PEERS = (
     Peer("scipy", "scipy", _scipy, None, nullcontext),
-    Peer("mkl", "mkl", _mkl, _limited, partial(_alone, "mkl")),
+    Peer("mkl", "mkl", _mkl, limited, partial(_alone, "mkl")),
     Peer("torch", "torch", _torch, _torch_limited, partial(_alone, "torch")),
     Peer("torch dense", "torch", _torch_dense, _torch_limited, partial(_alone, "torch"), dense=True),
     Peer("graphblas", "graphblas", _graphblas, _graphblas_limited, partial(_alone, "graphblas")),
 )
-
-
-def sgemm(threads: int, size: int = 1024) -> Contender:
-    """Return the product of two square matrices by numpy's BLAS: how many multiply-adds the machine can do."""
-    left, right = np.random.default_rng(0).standard_normal((2, size, size), dtype=np.float32)
-    product = np.full((size, size), np.nan, np.float32)
-    right_answer = left[:8].astype(np.float64) @ right
-    return Contender(
-        "sgemm",
-        f"{size} x {size} by {size}",
-        threads,
-        size**3,
-        in_turn(partial(np.matmul, left, right, out=product)),
-        lambda: mismatch(product[:8], right_answer),
-        partial(_limited, threads),
-    )
-
-
-def copy(threads: int, pool: Executor, nbytes: int = 2**28) -> Contender:
-    """Return copying so many bytes from one array to another; its work is these bytes."""
-    source, target = np.ones((1, nbytes // 4), np.float32), np.zeros((1, nbytes // 4), np.float32)
-    parts = [partial(np.copyto, target[:, a:b], source[:, a:b]) for a, b in even_ranges(source.size, threads)]
-    return Contender(
-        "copy",
-        "np.copyto",
-        threads,
-        nbytes,
-        in_threads(pool, parts),
-        lambda: mismatch(target[:, ::4096], source[:, ::4096].astype(np.float64)),
-    )

@@ -24,11 +24,11 @@ import numpy as np
 import psutil
 
 from taskgraph_dnn import challenge, executors
+from taskgraph_dnn.benchmarks.fingerprint import machine
 from taskgraph_dnn.benchmarks.reporting import reporting
 from taskgraph_dnn.benchmarks.scheduling import NO_SECONDS, packed, repeated
 from taskgraph_dnn.benchmarks.simulation import Cluster, Limits, Work, simulate
 from taskgraph_dnn.benchmarks.tables import made_on, markdown_table
-from taskgraph_dnn.benchmarks.timing import machine
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.errors import PlanError
 from taskgraph_dnn.inference import Inference, infer

@@ -18,9 +18,9 @@ import dask.config
 import numpy as np
 
 from taskgraph_dnn import challenge, executors
+from taskgraph_dnn.benchmarks.fingerprint import machine
 from taskgraph_dnn.benchmarks.reporting import reporting
 from taskgraph_dnn.benchmarks.tables import made_on, markdown_table
-from taskgraph_dnn.benchmarks.timing import machine
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.inference import Inference, infer
 from taskgraph_dnn.inputs import row_slice

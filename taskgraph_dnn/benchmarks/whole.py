@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from taskgraph_dnn import challenge
-from taskgraph_dnn.benchmarks.timing import machine, ratios, rest
+from taskgraph_dnn.benchmarks.fingerprint import machine
+from taskgraph_dnn.benchmarks.timing import ratios, rest
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.inference import infer
 from taskgraph_dnn.io.atomic import check_writable, write_text

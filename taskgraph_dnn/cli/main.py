@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 import taskgraph_dnn
+from taskgraph_dnn.cli.bench import bench
 from taskgraph_dnn.cli.challenge import challenge
 from taskgraph_dnn.cli.fetch import fetch
 from taskgraph_dnn.cli.files import convert, generate
@@ -39,7 +40,7 @@ def main() -> None:
 
 
 for command in (
-    *(run, verify, plan, visualize, timeline, generate, convert, fetch, challenge, info),
+    *(run, verify, plan, visualize, timeline, generate, convert, fetch, challenge, bench, info),
     *(submit, status, result, cancel),
 ):
     main.add_command(command)
