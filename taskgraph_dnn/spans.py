@@ -18,13 +18,14 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from taskgraph_dnn.activations import Activations, Values, fill_tiles, to_csr
+from taskgraph_dnn.activations import Activations, Values, fill_tiles
 from taskgraph_dnn.config import task_bytes
 from taskgraph_dnn.errors import AbandonedError
 from taskgraph_dnn.events import TaskEvent, publish
 from taskgraph_dnn.flow import Block, Budget, Flow, Numbers, Pool, Span
 from taskgraph_dnn.inputs import row_slice
 from taskgraph_dnn.kernels import load_kernel
+from taskgraph_dnn.kernels.moves import nonzero_rows
 from taskgraph_dnn.kernels.packing import packed_layer
 from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.meter import METER
@@ -236,7 +237,7 @@ class _Task:
         rows, samples = [], [np.empty(0, np.int64)]
 
         def arrived(block: Block) -> None:
-            rows.append(to_csr(block.values, block.places))
+            rows.append(nonzero_rows(block.values, block.places))
             samples.append(block.samples[block.places])
 
         flow = self._flow(given, arrived)

@@ -157,3 +157,18 @@ def test_rows_of_moved_samples_are_the_rows_that_were_filled_in(way, rng):
     places = np.flatnonzero(rows[:, 0] > 0)
     moves.move(values, places, into, 3)
     np.testing.assert_array_equal(to_csr(into, np.arange(3, 3 + places.size)).toarray(), rows[places])
+
+
+@given(**shapes)
+@settings(deadline=None)
+def test_nonzero_rows_are_the_samples_values(samples, neurons, lanes, dtype, compiled, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(np.array([0, -0.0, 1, np.nan, np.inf, 1e-42], dtype), (samples, neurons))
+    places = np.flatnonzero(rng.random(samples) < 0.7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moves, "compiles", lambda: compiled)
+        found = moves.nonzero_rows(tiles_of(rows, lanes, dtype), places)
+    assert found.dtype == dtype
+    assert found.has_canonical_format
+    assert found.nnz == np.count_nonzero(rows[places])
+    np.testing.assert_array_equal(found.toarray(), rows[places])

@@ -40,7 +40,7 @@ def test_commands_exist(command):
         assert re.search(rf"^{arguments[0]}:.*## ", (REPOSITORY / "Makefile").read_text(), re.M)
         return
     assert program == "taskgraph-dnn"
-    subcommand = main.commands[arguments[0]]
+    subcommand = main.get_command(None, arguments[0])
     known = {name for parameter in subcommand.params for name in parameter.opts}
     assert {argument for argument in arguments if argument.startswith("--")} <= known
 

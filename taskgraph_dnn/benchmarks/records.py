@@ -1,6 +1,8 @@
 """What a benchmark keeps: a measurement is a line of JSON with all its rounds, a report is a run and its machine."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -61,8 +63,11 @@ class Measurement:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> "Measurement":
-        """Return the measurement that `to_line` has written; values that are not known are refused by a TypeError."""
-        return cls(**{**values, "rounds": tuple(values.get("rounds", ()))})
+        """Return the measurement that `to_line` has written; what it is not is refused by a TypeError."""
+        rounds = values.get("rounds", ())
+        if not all(isinstance(each, int | float) and math.isfinite(each) for each in rounds):
+            raise TypeError(f"rounds are {rounds!r}, not numbers")
+        return cls(**{**values, "rounds": tuple(rounds)})
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,8 @@ class Report:
         machine: as of `fingerprint.machine`.
         missing: peers that are not installed, and why they cannot be used.
         measurements: in the order in which they were taken.
-        used_by_others: for each suite, the part of the machine's processors that other processes used meanwhile.
+        used_by_others: for each suite that was finished, the part of the machine's processors that other processes used
+            meanwhile.
     """
 
     date: str
@@ -89,6 +95,10 @@ class Report:
         """Return the measurements of one suite."""
         return tuple(each for each in self.measurements if each.suite == suite)
 
+    def unfinished(self) -> dict[str, int]:
+        """Return how many measurements there are of each suite that was broken off: too few for its tables, perhaps."""
+        return Counter(each.suite for each in self.measurements if each.suite not in self.used_by_others)
+
     def head(self) -> str:
         """Return the first line of its file."""
         described = {name: getattr(self, name) for name in ("date", "effort", "machine", "missing")}
@@ -101,15 +111,16 @@ class Report:
 
 
 def read_report(path: Path) -> Report:
-    """Read a report, also of a run that was broken off, which lacks the last lines.
+    """Read a report, also of a run that was broken off: it lacks the last lines, and may end within one.
 
     Raises:
         FileError: it cannot be read, or a line is no part of a report; the error names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"{path} cannot be read: {error}") from error
+    lines = text[: text.rfind("\n") + 1].splitlines()
     found = [_line(path, number, line) for number, line in enumerate(lines, start=1)]
     if not found or found[0].get("format") != FORMAT:
         raise FileError(f"{path} line 1: no report of benchmarks, expected the format {FORMAT!r}")

@@ -32,6 +32,25 @@ EFFORTS = {
 }
 
 
+#: Units of seconds and of bytes, the largest first.
+_SCALES = {
+    "seconds": ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns")),
+    "bytes": ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"), (1.0, "bytes")),
+}
+
+
+def amount(value: float, unit: str) -> str:
+    """Return a cell for seconds, bytes, or a number of something else, with three digits or more."""
+    if unit not in _SCALES:
+        return _digits(value)
+    scale, short = next((each for each in _SCALES[unit] if value >= each[0]), _SCALES[unit][-1])
+    return f"{_digits(value / scale)} {short}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of a suite.
@@ -43,6 +62,11 @@ class Table:
 
     title: str
     rows: Sequence[Sequence[str]]
+
+    def has_numbers(self, column: int) -> bool:
+        """Return whether the cells of a column stand to the right, as numbers do."""
+        cells = [row[column].lstrip("*<-") for row in self.rows[1:]]
+        return all(cell[:1].isdigit() for cell in cells if cell) and any(cells)
 
 
 @dataclass(frozen=True)

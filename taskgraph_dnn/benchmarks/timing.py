@@ -12,10 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from taskgraph_dnn.benchmarks.records import Measurement
 from taskgraph_dnn.benchmarks.suite import Effort
 from taskgraph_dnn.errors import KernelError
+
+#: Threads of all that is compared.
+THREADS = 2
 
 #: Fewer rounds say nothing about the spread.
 LEAST_ROUNDS = 5
@@ -76,6 +80,22 @@ def summary(values: Sequence[float]) -> Summary:
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """Return the ratio of two numbers in each round."""
     return [above / below for above, below in zip(numerators, denominators, strict=True)]
+
+
+def rates(measurement: Measurement) -> list[float]:
+    """Return the work of a second in each round; passes, where no work is told."""
+    return [(measurement.work or 1.0) / seconds for seconds in measurement.rounds]
+
+
+def fastest(measurements: Sequence[Measurement]) -> Measurement | None:
+    """Return that of the highest rate in its median round, or None of none."""
+    return max(measurements, key=lambda each: summary(rates(each)).median, default=None)
+
+
+def limited(threads: int) -> AbstractContextManager[Any]:
+    """Return the context in which BLAS, MKL and OpenMP use so many threads."""
+    limits: AbstractContextManager[Any] = ThreadpoolController().limit(limits=threads)
+    return limits
 
 
 def in_turn(work: Callable[[], None]) -> Callable[[int], None]:

@@ -67,6 +67,18 @@ def _move(values, places, into, at, neurons, lanes):
         first = stop
 
 
+def _pick(values, places, neurons, lanes, indptr, indices, data):
+    end = np.uint64(0)
+    for i in range(places.size):
+        at = np.uint64(places[i] // lanes * neurons * lanes + places[i] % lanes)
+        for neuron in range(neurons):  # without a branch that nobody could foretell
+            value = values[at]
+            indices[end], data[end] = neuron, value
+            end += np.uint64(value != 0)
+            at += np.uint64(lanes)
+        indptr[i + 1] = end
+
+
 def _look(bits, values, odd, threshold, hashes, above):
     tiles, neurons, lanes = values.shape
     for tile in range(tiles):
@@ -107,6 +119,9 @@ def function(name: str, value: np.dtype[Any]) -> Callable[..., Any]:
         into = types.Array(element, 1, "C", aligned=False)
         python = _move if name == "move" else _squeeze(_EMITTED)
         return compile_for(python, readonly(element), readonly(number), into, number, number, number)
+    if name == "pick":
+        numbers, picked = types.Array(types.int32, 1, "C"), types.Array(element, 1, "C")
+        return compile_for(_pick, readonly(element), readonly(number), number, number, numbers, numbers, picked)
     if name == "look":
         found = types.Array(types.uint64, 2, "C"), types.Array(types.int32, 2, "C")
         return compile_for(_look, readonly(word, 3), readonly(element, 3), readonly(types.uint64), element, *found)

@@ -2,29 +2,28 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
-from threadpoolctl import ThreadpoolController
 
+from taskgraph_dnn.activations import aligned_empty
 from taskgraph_dnn.benchmarks.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table
-from taskgraph_dnn.benchmarks.timing import Contender, in_threads, in_turn, measured, summary
+from taskgraph_dnn.benchmarks.timing import THREADS, Contender, in_threads, in_turn, limited, measured, summary
+from taskgraph_dnn.kernels import kernel_problem
 from taskgraph_dnn.plan import even_ranges
 from taskgraph_dnn.reference import mismatch
 
-#: Threads of all that is compared.
-THREADS = 2
+#: What is copied, or gathered from: what the first two caches of a core hold, the activations of the kernels' cases,
+#: and more than most last caches have.
+SIZES = {"16 KiB": 2**14, "512 KiB": 2**19, "16 MiB": 2**24, "256 MiB": 2**28}
 
-#: Values of a row that is gathered: those of a tile of activations that one edge needs.
-_LANES = 32
+#: Of less, copying would be calls of numpy; and rows of less are not fetched ahead, which costs more than it brings.
+_LARGE = 2**24
 
-
-def limited(threads: int) -> AbstractContextManager[object]:
-    """Return the context in which BLAS, MKL and OpenMP use so many threads."""
-    limits: AbstractContextManager[object] = ThreadpoolController().limit(limits=threads)
-    return limits
+#: Rows that a thread gathers before it begins again, and in a pass, at least. A list of the former stays in the first
+#: cache.
+_LISTED, _GATHERED = 2**11, 2**18
 
 
 def sgemm(threads: int, size: int = 1024) -> Contender:
@@ -44,9 +43,9 @@ def sgemm(threads: int, size: int = 1024) -> Contender:
     )
 
 
-def copy(threads: int, pool: Executor, nbytes: int = 2**28) -> Contender:
-    """Return copying so many bytes from one array to another; its work is these bytes."""
-    source, target = np.ones((1, nbytes // 4), np.float32), np.zeros((1, nbytes // 4), np.float32)
+def copy(threads: int, pool: Executor, nbytes: int) -> Contender:
+    """Return copying one half of so many bytes to the other; its work is these bytes, read and written."""
+    source, target = np.ones((1, nbytes // 8), np.float32), np.zeros((1, nbytes // 8), np.float32)
     parts = [partial(np.copyto, target[:, a:b], source[:, a:b]) for a, b in even_ranges(source.size, threads)]
     return Contender(
         "copy",
@@ -54,29 +53,44 @@ def copy(threads: int, pool: Executor, nbytes: int = 2**28) -> Contender:
         threads,
         nbytes,
         in_threads(pool, parts),
-        lambda: mismatch(target[:, ::4096], source[:, ::4096].astype(np.float64)),
+        lambda: mismatch(target[:, ::1024], source[:, ::1024].astype(np.float64)),
         kind="ceiling",
         work_unit="bytes",
     )
 
 
-def gather(threads: int, pool: Executor, nbytes: int = 2**28) -> Contender:
-    """Return copying so many bytes of rows that lie at random places of an array as large; its work is these bytes."""
-    rng = np.random.default_rng(0)
-    rows = nbytes // (4 * _LANES)
-    source = rng.random((rows, _LANES), dtype=np.float32)
-    places, target = rng.integers(0, rows, rows), np.zeros((rows, _LANES), np.float32)
+def gather(threads: int, pool: Executor, nbytes: int) -> Contender:
+    """Return adding up rows that lie at random places of so many bytes; its work is the bytes of these rows.
 
-    def part(first: int, stop: int) -> None:
-        np.take(source, places[first:stop], axis=0, out=target[first:stop], mode="clip")
+    Raises:
+        MissingDependencyError: it is compiled code, and numba is not installed.
+    """
+    from taskgraph_dnn.benchmarks.gathering import AHEAD, LANES, gathering
+
+    rng, rows = np.random.default_rng(0), nbytes // (4 * LANES)
+    table = aligned_empty((rows, LANES), np.float32)
+    table[:] = rng.integers(0, 4, table.shape)  # whole numbers, whose sums are exact
+    listed = max(_LISTED, rows)
+    times = max(1, _GATHERED // listed)
+    places = [rng.integers(0, rows, listed + AHEAD, np.int32) for _ in range(threads)]
+    sums = np.full((threads, LANES), np.nan, np.float32)
+    add = gathering(far=nbytes >= _LARGE)
+
+    def part(thread: int) -> None:
+        sums[thread] = 0
+        add(table, places[thread], 0, listed, times, sums[thread])
+
+    def difference() -> float:
+        once = [np.bincount(each[:listed], minlength=rows) @ table.astype(np.float64) for each in places]
+        return mismatch(sums, times * np.array(once, np.float64))
 
     return Contender(
         "gather",
-        f"np.take of rows of {4 * _LANES} bytes",
+        f"rows of {4 * LANES} bytes",
         threads,
-        nbytes,
-        in_threads(pool, [partial(part, *bounds) for bounds in even_ranges(rows, threads)]),
-        lambda: mismatch(target[::4096], source[places[::4096]].astype(np.float64)),
+        threads * times * listed * 4 * LANES,
+        in_threads(pool, [partial(part, thread) for thread in range(threads)]),
+        difference,
         kind="ceiling",
         work_unit="bytes",
     )
@@ -84,29 +98,42 @@ def gather(threads: int, pool: Executor, nbytes: int = 2**28) -> Contender:
 
 def measure(effort: Effort, say: Callable[[str], None]) -> Iterator[Measurement]:
     """Yield what the machine can do on one thread and on all of them."""
-    say("ceilings")
+    say("multiply-adds")
+    yield from measured("ceilings", "multiply-adds", [sgemm(1), sgemm(THREADS)], effort, {})
+    problem = kernel_problem("csr")  # needs what gathering does
     with ThreadPoolExecutor(THREADS) as pool:
-        nbytes = effort.pick(2**24, 2**28, 2**28)
-        contenders = [sgemm(1), sgemm(THREADS)]
-        contenders += [make(count, pool, nbytes) for make in (copy, gather) for count in (1, THREADS)]
-        yield from measured("ceilings", "the machine", contenders, effort, {})
+        for name, nbytes in SIZES.items():
+            if nbytes > effort.pick(_LARGE, nbytes, nbytes):
+                continue
+            say(f"bytes of {name}")
+            makes = [copy] * (nbytes >= _LARGE) + [gather] * (problem is None)
+            contenders = [make(threads, pool, nbytes) for make in makes for threads in (1, THREADS)]
+            yield from measured("ceilings", name, contenders, effort, {"bytes": nbytes})
+            if problem is not None:
+                yield Measurement("ceilings", name, "gather", "ceiling", threads=THREADS, left_out=problem)
 
 
 def tables(report: Report) -> Sequence[Table]:
     """Return what the machine can do."""
-    rows = [["", "threads", "1e9 a second", "", "median of rounds, from 10th to 90th percentile"]]
+    rows = [["", "of", "threads", "1e9 a second", "", "median of rounds, from 10th to 90th percentile"]]
     for each in report.of("ceilings"):
+        cells = f"{each.contender}, {each.formulation}", each.case, str(each.threads)
+        if not each.rounds:
+            rows.append([*cells, "left out", "", each.left_out])
+            continue
         rates = summary([each.work / seconds / 1e9 for seconds in each.rounds])
-        cells = f"{rates.median:.1f}", each.work_unit, f"{rates.low:.1f} to {rates.high:.1f}"
-        rows.append([f"{each.contender}, {each.formulation}", str(each.threads), *cells])
+        rows.append([*cells, f"{rates.median:.1f}", each.work_unit, f"{rates.low:.1f} to {rates.high:.1f}"])
     return [Table("What the machine can do", rows)]
 
 
 CEILINGS = Suite(
     "ceilings",
     "Ceilings",
-    "*sgemm* is numpy's product of square matrices. *copy* reads each byte once and writes it once. *gather* reads "
-    "rows of 128 bytes, what an edge needs of a tile of 32 samples, at random places of an array, and writes them.",
+    "*sgemm* is numpy's product of square matrices. *copy* moves one half of so many bytes to the other; what is read "
+    "and what is written counts. *gather* reads rows of 128 bytes, what an edge needs of a tile of 32 samples, at "
+    "random places of so many bytes, and adds them up in compiled vector code: one load a vector, and nothing that "
+    "takes longer. An edge of a sample needs 4 bytes of them, so that a quarter of this rate, in multiply-adds, is the "
+    "most for a pattern in which outputs share no inputs.",
     measure,
     tables,
 )
