@@ -10,7 +10,7 @@ import numpy as np
 from numba import from_dtype, types
 
 from taskgraph_dnn.kernels import emit, jit, vectors
-from taskgraph_dnn.kernels.emit import squeeze
+from taskgraph_dnn.kernels.emit import flip, squeeze
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.kernels.vectors import SQUEEZES, VECTOR_NBYTES
 
@@ -67,6 +67,27 @@ def _move(values, places, into, at, neurons, lanes):
         first = stop
 
 
+def _fill(emitted: str) -> Callable[..., None]:
+    def fill(rows, samples, neurons, lanes, values):
+        """Copy rows of samples into tiles, by squares as wide as a vector, and what is left one by one."""
+        assert emitted
+        vector = VECTOR_NBYTES // values.itemsize
+        whole, squares = samples - samples % vector, neurons - neurons % vector
+        for first in range(0, whole, vector):
+            out = first // lanes * neurons * lanes + first % lanes
+            for neuron in range(0, squares, vector):
+                flip(rows, first * neurons + neuron, neurons, values, out + neuron * lanes, lanes)
+            for neuron in range(squares, neurons):
+                for i in range(vector):
+                    values[np.uint64(out + neuron * lanes + i)] = rows[np.uint64((first + i) * neurons + neuron)]
+        for sample in range(whole, samples):
+            out = sample // lanes * neurons * lanes + sample % lanes
+            for neuron in range(neurons):
+                values[np.uint64(out + neuron * lanes)] = rows[np.uint64(sample * neurons + neuron)]
+
+    return fill
+
+
 def _pick(values, places, neurons, lanes, indptr, indices, data):
     end = np.uint64(0)
     for i in range(places.size):
@@ -119,6 +140,9 @@ def function(name: str, value: np.dtype[Any]) -> Callable[..., Any]:
         into = types.Array(element, 1, "C", aligned=False)
         python = _move if name == "move" else _squeeze(_EMITTED)
         return compile_for(python, readonly(element), readonly(number), into, number, number, number)
+    if name == "fill":
+        into = types.Array(element, 1, "C", aligned=False)
+        return compile_for(_fill(_EMITTED), readonly(element), number, number, number, into)
     if name == "pick":
         numbers, picked = types.Array(types.int32, 1, "C"), types.Array(element, 1, "C")
         return compile_for(_pick, readonly(element), readonly(number), number, number, numbers, numbers, picked)
