@@ -8,10 +8,11 @@ NEURONS ?= all
 LAYERS ?= all
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-lowest lint types format graphs challenge bench-kernels bench-scaling docs lock clean
+BENCHMARKS := bench bench-all bench-page bench-smoke bench-smoke-baseline
+.PHONY: $(BENCHMARKS) help install run test test-lowest lint types format graphs challenge docs lock clean
 
 help: ## Show this list.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/installed ## Make .venv and install the package with its tools.
 
@@ -60,14 +61,25 @@ challenge: $(VENV)/installed ## Run the Graph Challenge, all or NEURONS=1024,409
 	$(BIN)/taskgraph-dnn challenge --neurons $(NEURONS) --layers $(LAYERS) \
 		--json docs/benchmarks/challenge.json --markdown docs/benchmarks/challenge.md
 
-bench-kernels: $(VENV)/installed ## Time all kernels beside the other libraries that are installed: 15 minutes, nothing else running.
-	mkdir -p docs/benchmarks
-	$(BIN)/python -m taskgraph_dnn.benchmarks.kernels --json docs/benchmarks/kernels.json --markdown docs/benchmarks/kernels.md
+bench: $(VENV)/installed ## Time this package beside all other libraries that are installed: 10 minutes, nothing else running.
+	mkdir -p build
+	$(BIN)/taskgraph-dnn bench --effort short --output build/bench.jsonl
 
-bench-scaling: $(VENV)/installed ## Time scheduling, and simulate strategies on up to 1,024 workers: a quarter of an hour, nothing else running.
+bench-all: $(VENV)/installed ## The same with all that there is, for the page of figures: an hour.
 	mkdir -p docs/benchmarks
-	$(BIN)/python -m taskgraph_dnn.benchmarks.scheduling --json docs/benchmarks/scheduling.json --markdown docs/benchmarks/scheduling.md
-	$(BIN)/python -m taskgraph_dnn.benchmarks.scaling --json docs/benchmarks/scaling.json --markdown docs/benchmarks/scaling.md
+	$(BIN)/taskgraph-dnn bench --effort all --output docs/benchmarks/report.jsonl
+
+bench-page: $(VENV)/installed ## Make docs/benchmarks.md, and its plots, of what bench-all has measured.
+	$(BIN)/taskgraph-dnn bench page docs/benchmarks/report.jsonl docs/benchmarks.md
+
+bench-smoke: $(VENV)/installed ## Run a little of every benchmark; fails if more work is counted than in tests/data/smoke.jsonl.
+	mkdir -p build
+	$(BIN)/taskgraph-dnn bench --effort smoke --output build/smoke.jsonl
+	$(BIN)/taskgraph-dnn bench compare --counted tests/data/smoke.jsonl build/smoke.jsonl
+
+bench-smoke-baseline: $(VENV)/installed ## Count the work for tests/data/smoke.jsonl again, after a change that is meant to do other work.
+	mkdir -p tests/data
+	$(BIN)/taskgraph-dnn bench --effort smoke --output tests/data/smoke.jsonl
 
 docs: $(VENV)/installed ## Write the documentation's site to build/site.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file configs/mkdocs.yml

@@ -51,8 +51,10 @@ class Scores:
     def outputs(self) -> scipy.sparse.csr_array:
         """The last layer's activations, CSR, samples x outputs, of the plan's dtype; made at first use."""
         wide = self.distinct if self.places is None else _unfolded(self.distinct, self.places)
-        none = scipy.sparse.csr_array((1, wide.shape[1]), dtype=wide.dtype)  # row -1
-        rows = scipy.sparse.vstack([wide, none], format="csr")[self.rows]
+        rows = wide
+        if not np.array_equal(self.rows, np.arange(wide.shape[0])):  # else nothing was left out, and this may be much
+            none = scipy.sparse.csr_array((1, wide.shape[1]), dtype=wide.dtype)  # row -1
+            rows = scipy.sparse.vstack([wide, none], format="csr")[self.rows]
         rows.sort_indices()
         return rows
 

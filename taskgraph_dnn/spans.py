@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from taskgraph_dnn.activations import Activations, Values, fill_tiles, to_csr
+from taskgraph_dnn.activations import Activations, Values
 from taskgraph_dnn.config import task_bytes
 from taskgraph_dnn.data.stored import StoredPart
 from taskgraph_dnn.errors import AbandonedError
@@ -26,6 +26,7 @@ from taskgraph_dnn.events import TaskEvent, publish
 from taskgraph_dnn.flow import Block, Budget, Flow, Numbers, Pool, Span
 from taskgraph_dnn.inputs import row_slice
 from taskgraph_dnn.kernels import load_kernel
+from taskgraph_dnn.kernels.moves import NonzeroRows, fill, joined, nonzero_rows
 from taskgraph_dnn.kernels.packing import packed_layer
 from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.meter import METER
@@ -236,15 +237,15 @@ class _Task:
 
     def finish(self, given: _Given) -> Finished:
         """Return the rows of the result."""
-        rows, samples = [], [np.empty(0, np.int64)]
+        rows: list[NonzeroRows] = []
+        samples = [np.empty(0, np.int64)]
 
         def arrived(block: Block) -> None:
-            rows.append(to_csr(block.values, block.places))
+            rows.append(nonzero_rows(block.values, block.places))
             samples.append(block.samples[block.places])
 
         flow = self._flow(given, arrived)
-        empty = scipy.sparse.csr_array((0, self.network.outputs), dtype=self.dtype)
-        outputs = scipy.sparse.vstack([empty, *rows], format="csr") if rows else empty
+        outputs = joined(rows, self.network.outputs, self.dtype)
         twins = np.concatenate([given.twins, *flow.twins], axis=1)
         return Finished(outputs, np.concatenate(samples), twins, given.events)
 
@@ -323,7 +324,7 @@ class _Task:
                 if tiles is None:
                     tiles = SPARE.borrow((-(-min(size, rows.shape[0]) // lanes), rows.shape[1], lanes), self.dtype)
                 rows_, values = values, tiles[: -(-count // lanes)]
-                fill_tiles(values, rows_)
+                fill(values, rows_)
             numbers = self.span.first_sample + np.arange(first, first + count)
             yield Block.of(values, numbers, np.ones(count, np.int64))
         if tiles is not None:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import dask.config
 import pytest
 import yaml
@@ -186,8 +187,8 @@ def test_commands_exist(block, command):
     elif program == "taskgraph-dnn" or words[:2] == ["dask", "taskgraph-dnn"]:
         found = main
         for argument in arguments:
-            if argument in getattr(found, "commands", {}):
-                found = found.commands[argument]
+            if isinstance(found, click.Group) and found.get_command(None, argument):
+                found = found.get_command(None, argument)
         known = {name for parameter in found.params for name in parameter.opts} | {"--help", "--version"}
         assert {argument.split("=")[0] for argument in arguments if argument.startswith("--")} <= known
     else:

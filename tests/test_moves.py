@@ -157,3 +157,41 @@ def test_rows_of_moved_samples_are_the_rows_that_were_filled_in(way, rng):
     places = np.flatnonzero(rows[:, 0] > 0)
     moves.move(values, places, into, 3)
     np.testing.assert_array_equal(to_csr(into, np.arange(3, 3 + places.size)).toarray(), rows[places])
+
+
+@given(**shapes)
+@settings(deadline=None)
+def test_nonzero_rows_are_the_samples_values(samples, neurons, lanes, dtype, compiled, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(np.array([0, -0.0, 1, np.nan, np.inf, 1e-42], dtype), (samples, neurons))
+    places = np.flatnonzero(rng.random(samples) < 0.7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moves, "compiles", lambda: compiled)
+        part = moves.nonzero_rows(tiles_of(rows, lanes, dtype), places)
+        found = moves.joined([part], neurons, dtype)
+        twice = moves.joined([part, part], neurons, dtype)
+    np.testing.assert_array_equal(twice.toarray(), np.concatenate([rows[places]] * 2))
+    assert found.dtype == dtype
+    assert found.has_canonical_format
+    assert found.nnz == np.count_nonzero(rows[places])
+    np.testing.assert_array_equal(found.toarray(), rows[places])
+
+
+@given(**shapes | {"neurons": st.integers(1, 70)}, strided=st.booleans())
+@settings(deadline=None)
+def test_tiles_are_filled_with_rows(samples, neurons, lanes, dtype, compiled, seed, strided):
+    rows = np.random.default_rng(seed).random((samples, 2 * neurons), dtype)
+    rows = rows[:, ::2] if strided else np.ascontiguousarray(rows[:, :neurons])
+    values = np.full((-(-samples // lanes), neurons, lanes), np.nan, dtype)
+    expected = np.empty_like(values)
+    fill_tiles(expected, rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(moves, "compiles", lambda: compiled)
+        moves.fill(values, rows)
+    np.testing.assert_array_equal(values, expected)
+
+
+def test_no_rows_are_joined(way):
+    rows = moves.joined([], 5, np.float64)
+    assert rows.shape == (0, 5)
+    assert rows.dtype == np.float64

@@ -1,25 +1,26 @@
 """The model of runs agrees with closed forms; and the benchmarks around it measure what they say."""
 
-import json
 import math
 import os
 from dataclasses import replace
-from functools import partial
 
 import dask
 import numpy as np
 import psutil
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import taskgraph_dnn as tg
 from taskgraph_dnn import executors
-from taskgraph_dnn.benchmarks import scaling, scheduling
+from taskgraph_dnn.benchmarks import runs, workers
+from taskgraph_dnn.benchmarks.parameters import NETWORK_RATE, Moved, Parameters
+from taskgraph_dnn.benchmarks.records import Measurement, Report
 from taskgraph_dnn.benchmarks.simulation import Cluster, Limits, Work, simulate
+from taskgraph_dnn.benchmarks.suite import EFFORTS
+from taskgraph_dnn.benchmarks.suites import scaling, scheduling
 from taskgraph_dnn.config import settings
-from taskgraph_dnn.errors import InputError, PlanError
+from taskgraph_dnn.errors import InputError, KernelError, PlanError
 from taskgraph_dnn.plan import make_plan
 from taskgraph_dnn.strategies import STRATEGIES
 from taskgraph_dnn.synthetic import digit_images, radixnet
@@ -263,97 +264,124 @@ def test_merged_partitions_are_refused(network, images):
 # The benchmarks.
 
 
-def test_overheads_add_up(network, images):
+def report_of(measurements):
+    return Report("", "smoke", {}, {}, tuple(measurements))
+
+
+def widths(table):
+    return {len(row) for row in table.rows}
+
+
+def test_parts_of_a_run_add_up(network, images):
     inference = tg.infer(network, images, partitions=4)
-    overhead, result = scheduling.timed(inference, {"scheduler": "threads"})
-    parts = overhead.before + overhead.tasks + overhead.idle + overhead.after
-    assert parts == pytest.approx(overhead.wall)
-    assert min(overhead.before, overhead.tasks, overhead.after) > 0
-    assert 0 < overhead.share < 1
+    parts, result = runs.timed(inference, {"scheduler": "threads"})
+    assert parts.before + parts.first_to_last + parts.after == pytest.approx(parts.wall)
+    assert min(parts.before, parts.tasks, parts.after) > 0
+    assert 0 < parts.overhead < parts.wall
     assert len(result.events) == inference.plan.tasks
 
 
-def reported(module, tmp_path, samples, rounds):
-    """What a benchmark has written, and the lines of its page's tables."""
-    files = "--json", tmp_path / "report.json", "--markdown", tmp_path / "page.md"
-    arguments = [str(word) for word in ("--samples", samples, "--rounds", rounds, *files)]
-    outcome = CliRunner().invoke(module.main, arguments)
-    assert outcome.exit_code == 0, outcome.output
-    page = (tmp_path / "page.md").read_text()
-    assert page in outcome.output
-    return json.loads((tmp_path / "report.json").read_text()), [row for row in page.splitlines() if row[:2] == "| "]
+def test_each_inference_runs_once_a_round(network, images):
+    inferences = {mode: tg.infer(network, images, partitions=4, reductions=mode) for mode in ("none", "exact")}
+    found = runs.side_by_side(inferences, {"scheduler": "threads"}, 3)
+    assert list(found) == ["none", "exact"]
+    for rounds in found.values():
+        assert len(rounds.parts) == len(rounds.results) == 3
+        assert rounds.columns()["wall"] == list(rounds.walls)
 
 
-def test_scheduling_report_tells_every_run(monkeypatch, tmp_path):
-    monkeypatch.setattr(scheduling, "SCHEDULERS", ("threads",))
-    monkeypatch.setattr(scheduling, "SIZES", ((256, 8),))
-    monkeypatch.setattr(scheduling, "LOGICAL_LAYERS", 12)
-    report, rows = reported(scheduling, tmp_path, 200, 2)
-    assert [case["reductions"] for case in report["cases"]] == ["exact", "dynamic", "none"]
-    for case in report["cases"]:
-        assert len(case["rounds"]) == 2
-        assert case["true"]["longest"] >= case["true"]["median"] > 0
-        assert case["rounds"][0]["wall"] == min(each["wall"] for each in case["rounds"])
-        assert case["sent_nbytes"] < 2**15
-    plain = report["cases"][-1]
-    assert plain["planned"]["longest"] == pytest.approx(plain["planned"]["median"], rel=0.5)
-    assert [(case["nodes"], case["tasks"]) for case in report["logical"]][-2:] == [(12 * 60, 60), (12 * 60, 12 * 60)]
-    assert all(case["tasks"] < case["keys"] for case in report["logical"])
-    assert len(rows) == (2 + 3) + (2 + 4)
-    assert len({row.count("|") for row in rows}) == 2
+def test_inferences_that_find_other_samples_are_not_timed(network, images):
+    inferences = {str(stop): tg.infer(network, images[:stop], partitions=2) for stop in (400, 40)}
+    with pytest.raises(KernelError, match="40 finds .* categories, but 400 finds"):
+        runs.side_by_side(inferences, {"scheduler": "threads"}, 1)
+
+
+def test_the_median_round_is_one_of_them():
+    columns = {"wall": [4.0, 1.0, 3.0, 2.0], "tasks": [0.4, 0.1, 0.3, 0.2]}
+    assert runs.median_round(columns) == {"wall": 2.0, "tasks": 0.2}
+
+
+def test_scheduling_tells_every_round(monkeypatch):
+    monkeypatch.setattr(scheduling, "WHERE", (runs.THREADS,))
+    found = list(scheduling.measure(EFFORTS["smoke"], lambda _: None))
+    assert len({each.key for each in found}) == len(found) == 3 + 4
+    for each in found:
+        assert len(each.rounds) == EFFORTS["smoke"].rounds
+        assert each.details["parts"]["wall"] == list(each.rounds)
+        assert each.details["sent_nbytes"] < 2**15
+        assert each.threads == 2
+    whole, nodes = found[:3], found[3:]
+    assert [each.contender for each in whole] == ["exact", "dynamic", "none"]
+    for each in whole:
+        assert all(true["longest"] >= true["median"] > 0 for true in each.details["true"])
+    assert whole[-1].details["planned"]["longest"] == pytest.approx(whole[-1].details["planned"]["median"], rel=0.5)
+    assert [(each.details["nodes"], each.counted["tasks"]) for each in nodes][-2:] == [(24 * 4, 4), (24 * 4, 24 * 4)]
+    assert all(each.counted["tasks"] < each.counted["keys"] for each in nodes)
+    tables = scheduling.tables(report_of(found))
+    assert [len(table.rows) for table in tables] == [1 + 3, 1 + 4]
+    assert all(len(widths(table)) == 1 for table in tables)
 
 
 def test_worker_processes_come_and_go():
-    with scaling.worker_processes(2) as scheduler:
-        workers = [child for child in psutil.Process().children() if "dask_worker" in " ".join(child.cmdline())]
-        assert len(workers) == len(executors.resources().workers) == 2
+    with workers.worker_processes(2) as scheduler:
+        started = [child for child in psutil.Process().children() if "dask_worker" in " ".join(child.cmdline())]
+        assert len(started) == len(executors.resources().workers) == 2
         assert scheduler.ppid() == os.getpid()
-        for process in (scheduler, *workers):
+        for process in (scheduler, *started):
             assert {c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
-    assert not any(process.is_running() for process in (scheduler, *workers))
+    assert not any(process.is_running() for process in (scheduler, *started))
 
 
 def test_workers_that_do_not_come_are_an_error(monkeypatch):
-    monkeypatch.setattr(scaling, "_START_SECONDS", 0)
-    with pytest.raises(PlanError, match="a scheduler: not there after 0 s"), scaling.worker_processes(1):
+    monkeypatch.setattr(workers, "_START_SECONDS", 0)
+    with pytest.raises(PlanError, match="a scheduler: not there after 0 s"), workers.worker_processes(1):
         pass
 
 
-def test_scaling_tells_where_a_strategy_stops():
+PARAMETERS = Parameters((3e-4, 1e-4, 1e-4), (1e-3,), Moved(10**9, (2.0, 1.0, 1.0)))
+
+
+def test_a_cluster_is_like_the_one_that_was_measured():
+    kept = settings().packed_bytes
+    assert PARAMETERS.cluster(7) == Cluster(7, 1e-4, 1e-3, NETWORK_RATE, 1e9, kept)
+    assert PARAMETERS.cluster(7, network_rate=5.0).network_rate == 5.0
+
+
+def test_runs_are_simulated_as_they_are_planned_for_so_many_workers():
     network = scaling.deep_network(256, 40)
     assert len(network) == 40
-    parameters = scaling.Parameters(1e-4, 1e-3, 1e9, 2e9)
-    kept = settings().packed_bytes
-    assert parameters.cluster(7) == Cluster(7, 1e-4, 1e-3, scaling.NETWORK_RATE, 1e9, kept)
     with dask.config.set({"taskgraph-dnn.task-seconds": 1e-9}):
-        rows = list(scaling.scale(network, "pipeline", 2000, parameters, (1, 4, 64)))
-    assert [row["spans"] for row in rows] == [1, 4, 40]
-    assert rows[0]["speedup"] <= 1
-    slow = [{"workers": w, "seconds": s, "limit": name} for w, s, name in ((1, 4, "a"), (2, 2, "b"), (4, 1.9, "c"))]
-    assert scaling.stops(slow) == {"workers": 2, "limit": "c"}
-    assert scaling.stops(slow[:2]) is None
+        found = list(scaling.simulated(network, "pipeline", 2000, PARAMETERS, (1, 4, 64)))
+    assert [each.details["spans"] for each in found] == [1, 4, 40]
+    assert all(each.kind == "model" for each in found)
+    assert found[0].details["utilisation"] <= 1
+
+
+def test_scaling_tells_where_a_strategy_stops():
+    one = Measurement("scaling", "", "hybrid", "model")
+    of = [(1, 4.0, "a"), (2, 2.0, "b"), (4, 1.9, "c")]
+    slow = [replace(one, threads=w, rounds=(s,), details={"limit": name}) for w, s, name in of]
+    assert scaling.stops(slow) == "2: c"
+    assert scaling.stops(slow[:2]) == "nowhere"
+    assert scaling.stops([slow[0], replace(slow[2], threads=16)]) == "1: c"  # 2.1 times as fast, not 1.25 ** 4
 
 
 @pytest.mark.slow
-def test_scaling_report_compares_with_real_runs(monkeypatch, tmp_path):
+def test_scaling_compares_with_real_runs():
     """On this many cores nobody knows how fast; but a run that is simulated from its own tasks is much like it."""
-    monkeypatch.setattr(scaling, "SIZES", ((256, 24),))
-    monkeypatch.setattr(scaling, "WORKERS", (1, 16))
-    monkeypatch.setattr(scaling, "_VALIDATED", 600)
-    quick = partial(scaling.measure_parameters, partitions=8, layers=8, neurons=256)
-    monkeypatch.setattr(scaling, "measure_parameters", quick)
-    report, rows = reported(scaling, tmp_path, 600, 1)
-    assert 1e-5 < report["parameters"]["scheduling_seconds"] < 1
-    assert 0 <= report["parameters"]["latency_seconds"] < 1
-    assert 0 < report["parameters"]["weights_rate"] < math.inf
-    assert 0 < report["parameters"]["loopback_rate"] < math.inf
-    assert {(row["strategy"], row["workers"]) for row in report["validation"]} == {
-        (strategy, workers) for strategy in STRATEGIES for workers in (1, 2)
-    }
-    for row in report["validation"]:
-        assert row["computing"] / row["workers"] <= row["simulated"] + 1e-9
-        assert row["computing"] / row["workers"] < row["first_to_last"] < row["seconds"]
-    (simulated,) = report["networks"]
-    assert all([row["workers"] for row in rows] == [1, 16] for rows in simulated["rows"].values())
-    assert len(rows) == (2 + 6) + (2 + 6) + (2 + 2 + 1)
-    assert rows[-1].startswith("| stops at |")
+    found = list(scaling.measure(EFFORTS["smoke"], lambda _: None))
+    assert len({each.key for each in found}) == len(found)
+    parameters, real, model = ([m for m in found if m.details["kind"] == k] for k in ("parameter", "real", "simulated"))
+    assert [bool(each.work) for each in parameters] == [False, False, True, True]
+    assert all(0 <= seconds < 10 for each in parameters for seconds in each.rounds)
+    assert {(each.contender, each.threads) for each in real} == {(name, n) for name in STRATEGIES for n in (1, 2)}
+    for each in real:
+        columns = [each.rounds, *(each.details[name] for name in ("first_to_last", "simulated", "computing"))]
+        for wall, first_to_last, simulated, computing in zip(*columns, strict=True):
+            assert computing / each.threads <= simulated + 1e-9
+            assert computing / each.threads < first_to_last < wall
+    assert {each.threads for each in model} == {1, 16}
+    tables = scaling.tables(report_of(found))
+    assert [len(table.rows) for table in tables] == [1 + 5, 1 + 6, 1 + 2 + 1]
+    assert all(len(widths(table)) == 1 for table in tables)
+    assert tables[-1].rows[-1][0] == "stops at"

@@ -1,1 +1,1 @@
-"""Benchmarks: what is timed, against what, and how. `python -m taskgraph_dnn.benchmarks.kernels` times the kernels."""
+"""Benchmarks: what is timed, against what, and how. `taskgraph-dnn bench` runs them."""

@@ -1,14 +1,83 @@
 """How much memory a piece of work needs: the peak of this process and of those that it started."""
 
+import ctypes
+import gc
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from mmap import PAGESIZE
+from multiprocessing import get_context
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import psutil
 
+from taskgraph_dnn.errors import ClusterError
+
 #: Written to clear_refs, it sets a process's peak back to what it has now; Linux only.
 _RESET = "5"
+
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
+
+
+def in_new_process(
+    function: Callable[_Arguments, _Answer], *arguments: _Arguments.args, **options: _Arguments.kwargs
+) -> _Answer:
+    """Return what a function returns in a process of its own, which has held nothing before.
+
+    Raises:
+        ClusterError: the process died, as one does that needs more memory than there is.
+    """
+    # One task a process, or it would outlive this one where that is killed.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as process:
+        try:
+            return process.submit(function, *arguments, **options).result()
+        except BrokenProcessPool as error:
+            raise ClusterError(
+                f"the process that was to run {function.__name__} died: is there too little memory?"
+            ) from error
+
+
+def why_no_peaks() -> str:
+    """Return why the peak of a piece of work cannot be measured here; nothing where it can."""
+    return "" if os.access("/proc/self/clear_refs", os.W_OK) else "this system does not look for the peak anew"
+
+
+def peaks(work: Callable[[], object], rounds: int) -> list[int]:
+    """Return for each round of some work the most bytes of memory beyond those that were held before the first.
+
+    What the work returns is held until the round ends. A page is the least that can be seen.
+    """
+    gc.collect()
+    give_back()
+    before = held_nbytes()
+    found = []
+    for _ in range(rounds):
+        reset_peak()
+        done = work()
+        found.append(max(PAGESIZE, peak_nbytes() - before))
+        del done
+    return found
+
+
+def give_back() -> None:
+    """Give memory that was freed back to the system, where the C library would keep it for later."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def held_nbytes() -> int:
+    """Return the bytes of memory that this process and those that it started hold now."""
+    this = psutil.Process()
+    held = 0
+    for process in (this, *this.children(recursive=True)):
+        with suppress(psutil.Error):  # it is gone
+            held += process.memory_info().rss
+    return held
 
 
 def reset_peak() -> None:

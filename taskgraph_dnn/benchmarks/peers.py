@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from taskgraph_dnn.benchmarks.layers import Problem
-from taskgraph_dnn.benchmarks.timing import Contender, in_threads, in_turn
+from taskgraph_dnn.benchmarks.timing import Contender, in_threads, in_turn, limited
 from taskgraph_dnn.kernels import kernel_problem
 from taskgraph_dnn.plan import even_ranges
 from taskgraph_dnn.reference import mismatch
@@ -55,6 +54,7 @@ class Peer:
             it has none.
         alone: `alone()` is the context in which it stays on the thread that calls it.
         dense: whether weights are dense.
+        lacking: `lacking()` returns what the library lacks for this, or None; asked where it is installed.
     """
 
     name: str
@@ -63,11 +63,12 @@ class Peer:
     limited: Callable[[int], AbstractContextManager[Any]] | None
     alone: Callable[[], AbstractContextManager[Any]]
     dense: bool = False
+    lacking: Callable[[], str | None] = lambda: None
 
     @property
     def problem(self) -> str | None:
         """Why it cannot be used here, or None if it can."""
-        return kernel_problem(self.kernel)
+        return kernel_problem(self.kernel) or self.lacking()
 
     def contenders(self, problem: Problem, threads: int, pool: Executor) -> list[Contender]:
         """Return the ways in which the peer may compute the problem's sums; the fastest one counts.
@@ -165,6 +166,26 @@ def _torch_product(matrix: Any, weights: scipy.sparse.csr_array, blocks: NDArray
     return _Product(multiply)
 
 
+def _torch_compiled(weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]) -> _Product:
+    """Multiply by weights that MKL has packed, samples by rows: what `torch.compile` makes of a frozen linear layer.
+
+    It is called as the compiled code calls it. Compiling needs a C++ compiler besides, and for a product alone there is
+    nothing else to gain: without freezing it calls what `addmm` calls.
+    """
+    torch = import_module("torch")
+    mkl = torch.ops.mkl
+    rows = torch.from_numpy(np.ascontiguousarray(blocks.transpose(0, 2, 1)))
+    dense, batch = torch.from_numpy(weights.toarray()), rows.shape[1]
+    packed = mkl._mkl_reorder_linear_weight(dense, batch)
+    return _Product(
+        lambda number: mkl._mkl_linear(rows[number], packed, dense, None, batch), lambda sums: sums.numpy().T
+    )
+
+
+def _without_mkl() -> str | None:
+    return None if import_module("torch")._C.has_mkl else "this build of torch has no MKL"
+
+
 def _graphblas(weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]) -> _Product:
     """Add to zeros, see `kernels.graphblas_kernel`."""
     graphblas = import_module("graphblas")
@@ -187,12 +208,6 @@ def _graphblas(weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]) -> 
         return sums
 
     return _Product(multiply, lambda sums: np.asarray(sums.to_dense()))
-
-
-def _limited(threads: int) -> AbstractContextManager[Any]:
-    """Return the context in which BLAS, MKL and OpenMP use so many threads."""
-    limits: AbstractContextManager[Any] = ThreadpoolController().limit(limits=threads)
-    return limits
 
 
 @contextmanager
@@ -223,38 +238,13 @@ def _kernel(name: str) -> Any:
 
 PEERS = (
     Peer("scipy", "scipy", _scipy, None, nullcontext),
-    Peer("mkl", "mkl", _mkl, _limited, partial(_alone, "mkl")),
+    Peer("mkl", "mkl", _mkl, limited, partial(_alone, "mkl")),
     Peer("torch", "torch", _torch, _torch_limited, partial(_alone, "torch")),
     Peer("torch dense", "torch", _torch_dense, _torch_limited, partial(_alone, "torch"), dense=True),
+    Peer(
+        *("torch compiled", "torch", _torch_compiled, _torch_limited, partial(_alone, "torch")),
+        dense=True,
+        lacking=_without_mkl,
+    ),
     Peer("graphblas", "graphblas", _graphblas, _graphblas_limited, partial(_alone, "graphblas")),
 )
-
-
-def sgemm(threads: int, size: int = 1024) -> Contender:
-    """Return the product of two square matrices by numpy's BLAS: how many multiply-adds the machine can do."""
-    left, right = np.random.default_rng(0).standard_normal((2, size, size), dtype=np.float32)
-    product = np.full((size, size), np.nan, np.float32)
-    right_answer = left[:8].astype(np.float64) @ right
-    return Contender(
-        "sgemm",
-        f"{size} x {size} by {size}",
-        threads,
-        size**3,
-        in_turn(partial(np.matmul, left, right, out=product)),
-        lambda: mismatch(product[:8], right_answer),
-        partial(_limited, threads),
-    )
-
-
-def copy(threads: int, pool: Executor, nbytes: int = 2**28) -> Contender:
-    """Return copying so many bytes from one array to another; its work is these bytes."""
-    source, target = np.ones((1, nbytes // 4), np.float32), np.zeros((1, nbytes // 4), np.float32)
-    parts = [partial(np.copyto, target[:, a:b], source[:, a:b]) for a, b in even_ranges(source.size, threads)]
-    return Contender(
-        "copy",
-        "np.copyto",
-        threads,
-        nbytes,
-        in_threads(pool, parts),
-        lambda: mismatch(target[:, ::4096], source[:, ::4096].astype(np.float64)),
-    )

@@ -1,36 +1,25 @@
 """Timing contenders side by side: in one process, round by round, in a new order each round.
 
-What else the machine does then meets all of them alike, and the ratio of two is taken within rounds. What the machine
-is, and how much of it others used, is told with the times.
+What else the machine does then meets all of them alike, and the ratio of two is taken within rounds.
 """
 
 import math
-import os
-import platform
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController
 
+from taskgraph_dnn.benchmarks.records import Measurement
+from taskgraph_dnn.benchmarks.suite import Effort
 from taskgraph_dnn.errors import KernelError
-from taskgraph_dnn.machine import last_cache, processor
 
-_PACKAGES = (
-    *("taskgraph-dnn", "numpy", "scipy", "numba", "llvmlite", "threadpoolctl"),
-    *("mkl", "sparse_dot_mkl", "torch", "python-graphblas", "suitesparse-graphblas"),
-)
-_VARIABLES = ("OMP_", "MKL_", "KMP_", "GOMP_", "OPENBLAS_", "NUMBA_NUM_THREADS")
-
-#: Thread pools that compute. Others read files, scipy's of MatrixMarket, which has a function for a version.
-_POOLS = ("blas", "openmp")
+#: Threads of all that is compared.
+THREADS = 2
 
 #: Fewer rounds say nothing about the spread.
 LEAST_ROUNDS = 5
@@ -47,11 +36,14 @@ class Contender:
         name: what does it.
         formulation: in which way.
         threads: with how many threads.
-        work: multiply-adds of one pass.
+        work: of one pass.
         run: `run(passes)` does all of the work so many times.
         difference: `difference()` returns how far what the last pass has left is from the right answer, relative to it
             where it is above 1.
         around: what to hold while it runs; not timed.
+        kind: as of `Measurement`, as is the next.
+        work_unit: what `work` is.
+        counted: `counted()` returns what the last pass counted.
     """
 
     name: str
@@ -61,6 +53,9 @@ class Contender:
     run: Callable[[int], None]
     difference: Callable[[], float]
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
+    kind: str = "peer"
+    work_unit: str = "multiply-adds"
+    counted: Callable[[], Mapping[str, float]] = dict
 
     def __str__(self) -> str:
         return f"{self.name} ({self.formulation}, threads: {self.threads})"
@@ -85,6 +80,22 @@ def summary(values: Sequence[float]) -> Summary:
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
     """Return the ratio of two numbers in each round."""
     return [above / below for above, below in zip(numerators, denominators, strict=True)]
+
+
+def rates(measurement: Measurement) -> list[float]:
+    """Return the work of a second in each round; passes, where no work is told."""
+    return [(measurement.work or 1.0) / seconds for seconds in measurement.rounds]
+
+
+def fastest(measurements: Sequence[Measurement]) -> Measurement | None:
+    """Return that of the highest rate in its median round, or None of none."""
+    return max(measurements, key=lambda each: summary(rates(each)).median, default=None)
+
+
+def limited(threads: int) -> AbstractContextManager[Any]:
+    """Return the context in which BLAS, MKL and OpenMP use so many threads."""
+    limits: AbstractContextManager[Any] = ThreadpoolController().limit(limits=threads)
+    return limits
 
 
 def in_turn(work: Callable[[], None]) -> Callable[[int], None]:
@@ -120,6 +131,40 @@ def in_threads(
             future.result()
 
     return run
+
+
+def measured(
+    suite: str,
+    case: str,
+    contenders: Sequence[Contender],
+    effort: Effort,
+    parameters: Mapping[str, float],
+    details: Mapping[str, Any] | None = None,
+) -> list[Measurement]:
+    """Time the contenders of a case side by side, and return their measurements.
+
+    Raises:
+        KernelError: a contender's answer is wrong.
+    """
+    rng = np.random.default_rng(0)
+    taken = interleaved(contenders, rounds=effort.rounds, seconds=effort.seconds, rng=rng)
+    return [
+        Measurement(
+            suite=suite,
+            case=case,
+            contender=contender.name,
+            kind=contender.kind,
+            rounds=tuple(seconds),
+            formulation=contender.formulation,
+            threads=contender.threads,
+            work=contender.work,
+            work_unit=contender.work_unit,
+            counted=contender.counted(),
+            parameters=parameters,
+            details=details or {},
+        )
+        for contender, seconds in zip(contenders, taken, strict=True)
+    ]
 
 
 def interleaved(
@@ -193,36 +238,3 @@ def rest(slice_seconds: float = 0.005, most_slices: int = 100) -> None:
         time.sleep(slice_seconds)
         if time.process_time() - used < slice_seconds / 10:
             return
-
-
-def processor_seconds() -> NDArray[np.float64]:
-    """Return the seconds that others (steal is theirs) have used of all processors, and all there were."""
-    times = psutil.cpu_times()._asdict()
-    idle = times["idle"] + times.get("iowait", 0)
-    guests = times.get("guest", 0) + times.get("guest_nice", 0)  # are in the user's already
-    total = sum(times.values()) - guests
-    return np.array([total - idle - time.process_time(), total])
-
-
-def machine() -> dict[str, Any]:
-    """Return what the numbers depend on, and nothing that tells one such machine from another."""
-    computing = [pool for pool in threadpool_info() if pool["user_api"] in _POOLS]
-    pools = [{name: value for name, value in pool.items() if name != "filepath"} for pool in computing]
-    variables = {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
-    return {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "last_cache": asdict(last_cache()),
-        "memory_nbytes": psutil.virtual_memory().total,
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "thread_pools": pools,
-        "thread_variables": {name: value for name, value in sorted(variables.items()) if "/" not in value},
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

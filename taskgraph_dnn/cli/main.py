@@ -1,24 +1,40 @@
 """The command group: its subcommands, and how its errors reach the user."""
 
 import errno
+from importlib import import_module
 from typing import Any
 
 import click
 
 import taskgraph_dnn
-from taskgraph_dnn.cli.challenge import challenge
-from taskgraph_dnn.cli.fetch import fetch
-from taskgraph_dnn.cli.files import convert, generate
-from taskgraph_dnn.cli.jobs import cancel, result, status, submit
-from taskgraph_dnn.cli.look import info, plan, visualize
-from taskgraph_dnn.cli.predict import predict
-from taskgraph_dnn.cli.run import run, verify
-from taskgraph_dnn.cli.timeline import timeline
 from taskgraph_dnn.errors import TaskgraphError
+
+#: The modules beside this one, and their commands. A module is imported for its own commands and for the list of all.
+_MODULES = {
+    "run": ("run", "verify"),
+    "look": ("plan", "visualize", "info"),
+    "predict": ("predict",),
+    "timeline": ("timeline",),
+    "files": ("generate", "convert"),
+    "fetch": ("fetch",),
+    "challenge": ("challenge",),
+    "bench": ("bench",),
+    "jobs": ("submit", "status", "result", "cancel"),
+}
+_HOME = {command: module for module, commands in _MODULES.items() for command in commands}
 
 
 class _Group(click.Group):
     """A group that turns our errors, and those of the machine, into one line and exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(_HOME)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _HOME:
+            return None
+        command: click.Command = getattr(import_module(f"taskgraph_dnn.cli.{_HOME[cmd_name]}"), cmd_name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -37,10 +53,3 @@ class _Group(click.Group):
 @click.version_option(taskgraph_dnn.__version__, prog_name="taskgraph-dnn")
 def main() -> None:
     """Inference for large sparse neural networks as a Dask task graph."""
-
-
-for command in (
-    *(run, predict, verify, plan, visualize, timeline, generate, convert, fetch, challenge, info),
-    *(submit, status, result, cancel),
-):
-    main.add_command(command)

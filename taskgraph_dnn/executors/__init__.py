@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dask.config
+from dask.base import named_schedulers
 from dask.system import CPU_COUNT
 
 from taskgraph_dnn.config import cluster_settings
@@ -61,7 +62,7 @@ def submission(plan: Plan, scheduler: Any) -> Iterator[Any]:
     """
     client = _target(scheduler)
     if client is None:
-        yield scheduler
+        yield scheduler if "distributed" in sys.modules else _without_client(scheduler)
         return
     from taskgraph_dnn.executors import failures, supervision, workers
 
@@ -176,6 +177,12 @@ def watching(run: str, subscriber: Subscriber) -> Iterator[None]:
 
     with subscribed(forwarding.not_on_a_worker(of_run)), forwarding.watching(client, of_run):
         yield
+
+
+def _without_client(scheduler: Any) -> Any:
+    """Return what Dask would take `scheduler` for, who would import `distributed` first, to look for a client."""
+    asked = scheduler or dask.config.get("scheduler", None) or _LOCAL[0]
+    return named_schedulers.get(asked.lower(), scheduler) if isinstance(asked, str) else scheduler
 
 
 def _target(scheduler: Any) -> Any:

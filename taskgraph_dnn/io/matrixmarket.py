@@ -139,6 +139,11 @@ def _parse(content: bytes, place: str) -> scipy.sparse.csc_array:
 
 
 def _check_text(content: bytes, place: str) -> None:
+    start = 0
+    while content.startswith(b"%", start):
+        start = content.index(b"\n", start) + 1
+    if not content[start:].translate(None, _NUMBER_BYTES):
+        return  # to look at lines one by one takes ten times as long as to read them
     for number, line in enumerate(content.splitlines(), start=1):
         strange = b"" if line.startswith(b"%") else line.translate(None, _NUMBER_BYTES)
         if strange:

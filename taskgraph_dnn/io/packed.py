@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.request import url2pathname
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -107,7 +106,11 @@ def _place(path: str | os.PathLike[str]) -> Place:
     if not is_url(path):
         return Path(path)
     protocol, _, local = os.fspath(path).partition("://")
-    return Path(url2pathname(local)) if protocol == "file" else os.fspath(path)
+    if protocol != "file":
+        return os.fspath(path)
+    from urllib.request import url2pathname  # ssl and http come with it
+
+    return Path(url2pathname(local))
 
 
 def _state(place: Place) -> Hashable:

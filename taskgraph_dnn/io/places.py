@@ -5,8 +5,6 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from fsspec.implementations.local import LocalFileSystem
-
 from taskgraph_dnn.errors import FileError, TaskgraphError
 from taskgraph_dnn.io.atomic import DRAFT, atomic_path
 from taskgraph_dnn.io.remote import file_system, reason
@@ -27,6 +25,8 @@ class Place:
     """
 
     def __init__(self, where: str | os.PathLike[str]) -> None:
+        from fsspec.implementations.local import LocalFileSystem  # see `file_system`
+
         given = os.fspath(where)
         try:
             self._files, path = file_system(given)

@@ -11,8 +11,6 @@ from functools import cache, partial
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
-from fsspec.core import url_to_fs
-
 from taskgraph_dnn.config import task_bytes
 from taskgraph_dnn.errors import MissingDependencyError
 
@@ -45,6 +43,8 @@ def file_system(url: str) -> tuple[Any, str]:
         OSError: nobody knows such URLs.
         MissingDependencyError: the URL needs a package that is not installed.
     """
+    from fsspec.core import url_to_fs  # most runs need none of it, and asyncio comes with it
+
     try:
         files, path = url_to_fs(url)
     except ImportError as error:

@@ -20,9 +20,13 @@ Progress = Callable[[int, int | None], None]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_BLOCK_BYTES = 16 * 2**20
+#: Small enough that the first is parsed while the next ones are decompressed, even of a small file.
+_BLOCK_BYTES = 2**20
+
 _ARCHIVE_BUFFER_BYTES = 2**18
-_THREADS = min(4, os.cpu_count() or 1)
+
+#: That parse, and pack, beside the one that reads.
+THREADS = min(4, os.cpu_count() or 1)
 
 
 @contextmanager
@@ -113,12 +117,12 @@ def map_ahead(function: Callable[[_Item], _Result], items: Iterable[_Item]) -> I
 
     Items are taken only a few ahead of the results that were asked for, so that memory stays bounded.
     """
-    pool = ThreadPoolExecutor(_THREADS)
+    pool = ThreadPoolExecutor(THREADS)
     pending: deque[Future[_Result]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) > 2 * _THREADS:
+            if len(pending) > 2 * THREADS:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()

@@ -10,7 +10,7 @@ import numpy as np
 from numba import from_dtype, types
 
 from taskgraph_dnn.kernels import emit, jit, vectors
-from taskgraph_dnn.kernels.emit import squeeze
+from taskgraph_dnn.kernels.emit import flip, squeeze
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.kernels.vectors import SQUEEZES, VECTOR_NBYTES
 
@@ -67,6 +67,39 @@ def _move(values, places, into, at, neurons, lanes):
         first = stop
 
 
+def _fill(emitted: str) -> Callable[..., None]:
+    def fill(rows, samples, neurons, lanes, values):
+        """Copy rows of samples into tiles, by squares as wide as a vector, and what is left one by one."""
+        assert emitted
+        vector = VECTOR_NBYTES // values.itemsize
+        whole, squares = samples - samples % vector, neurons - neurons % vector
+        for first in range(0, whole, vector):
+            out = first // lanes * neurons * lanes + first % lanes
+            for neuron in range(0, squares, vector):
+                flip(rows, first * neurons + neuron, neurons, values, out + neuron * lanes, lanes)
+            for neuron in range(squares, neurons):
+                for i in range(vector):
+                    values[np.uint64(out + neuron * lanes + i)] = rows[np.uint64((first + i) * neurons + neuron)]
+        for sample in range(whole, samples):
+            out = sample // lanes * neurons * lanes + sample % lanes
+            for neuron in range(neurons):
+                values[np.uint64(out + neuron * lanes)] = rows[np.uint64(sample * neurons + neuron)]
+
+    return fill
+
+
+def _pick(values, places, neurons, lanes, indptr, indices, data):
+    end = np.uint64(0)
+    for i in range(places.size):
+        at = np.uint64(places[i] // lanes * neurons * lanes + places[i] % lanes)
+        for neuron in range(neurons):  # without a branch that nobody could foretell
+            value = values[at]
+            indices[end], data[end] = neuron, value
+            end += np.uint64(value != 0)
+            at += np.uint64(lanes)
+        indptr[i + 1] = end
+
+
 def _look(bits, values, odd, threshold, hashes, above):
     tiles, neurons, lanes = values.shape
     for tile in range(tiles):
@@ -107,6 +140,12 @@ def function(name: str, value: np.dtype[Any]) -> Callable[..., Any]:
         into = types.Array(element, 1, "C", aligned=False)
         python = _move if name == "move" else _squeeze(_EMITTED)
         return compile_for(python, readonly(element), readonly(number), into, number, number, number)
+    if name == "fill":
+        into = types.Array(element, 1, "C", aligned=False)
+        return compile_for(_fill(_EMITTED), readonly(element), number, number, number, into)
+    if name == "pick":
+        numbers, picked = types.Array(types.int32, 1, "C"), types.Array(element, 1, "C")
+        return compile_for(_pick, readonly(element), readonly(number), number, number, numbers, numbers, picked)
     if name == "look":
         found = types.Array(types.uint64, 2, "C"), types.Array(types.int32, 2, "C")
         return compile_for(_look, readonly(word, 3), readonly(element, 3), readonly(types.uint64), element, *found)

@@ -224,6 +224,29 @@ def squeeze(typing, values, at, mask, into, to, kept, ahead):
 
 
 @intrinsic
+def flip(typing, rows, first, stride, values, out, lanes):
+    """Copy a square, as wide and high as a vector has elements, from rows of samples to rows of neurons.
+
+    The first sample begins at the element `first`, the next one `stride` further; the first neuron goes to the element
+    `out`, the next one `lanes` further.
+    """
+
+    def codegen(context, builder, signature, arguments):
+        _, first, stride, _, out, lanes = arguments
+        code = VectorCode(context, builder, values.dtype)
+        rows_, values_ = code.arrays(signature, arguments, 0, 3)
+        samples = [builder.add(first, builder.mul(stride, code.int64(i))) for i in range(code.width)]
+        columns = code.transposed([code.vectors(rows_, at)[0] for at in samples])
+        for i, column in enumerate(columns):
+            at = builder.add(out, builder.mul(lanes, code.int64(i)))
+            builder.store(column, code.address(values_, at), align=UNALIGNED)
+        return context.get_dummy_value()
+
+    i = types.int64
+    return types.void(rows, i, i, values, i, i), codegen
+
+
+@intrinsic
 def turn(typing, sums, first, stride, order, number, following, lanes, limits, outputs, out):
     """End as many samples as a vector has lanes, for as many outputs: sums lie by sample, outputs by neuron.
 

@@ -3,20 +3,24 @@
 A sample's place is one number, tile x lanes + lane. Compiled where numba is there; plain numpy elsewhere.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
-from taskgraph_dnn.activations import Values
+from taskgraph_dnn.activations import Values, fill_tiles, to_csr
 
 Places = NDArray[np.int64]
 
 #: What looking at a value, moving one, and reading or writing one in a layer takes, in multiply-adds of a fast kernel;
 #: and what the calls for looking at a block take, however small it is (measured).
 LOOK, MOVE, PASS, CALLS = 8, 24, 3, 2e6
+
+#: Lanes of the widest vectors that there are; tiles have so many, or several times as many.
+_VECTOR_LANES = 16
 
 
 def move(values: Values, places: Places, into: Values, at: int) -> None:
@@ -44,6 +48,51 @@ def move(values: Values, places: Places, into: Values, at: int) -> None:
 
     name = "squeeze" if squeezes(values.dtype, lanes) else "move"
     _compiled(name, values.dtype)(values.reshape(-1), places, into.reshape(-1), at, values.shape[1], lanes)
+
+
+def fill(values: Values, rows: Any) -> None:
+    """Do what `fill_tiles` does, sooner."""
+    _, neurons, lanes = values.shape
+    quick = isinstance(rows, np.ndarray) and rows.dtype == values.dtype and rows.flags.c_contiguous
+    if not (quick and compiles() and lanes % _VECTOR_LANES == 0):
+        fill_tiles(values, rows)
+        return
+    if len(rows) % lanes:
+        values[-1, :, len(rows) % lanes :] = 0
+    _compiled("fill", values.dtype)(rows.reshape(-1), len(rows), neurons, lanes, values.reshape(-1))
+
+
+class NonzeroRows(NamedTuple):
+    """Rows of samples without what is zero: as of CSR, but how many values each row has in place of where it begins."""
+
+    counts: NDArray[np.int64]
+    indices: NDArray[Any]
+    data: NDArray[Any]
+
+
+def joined(blocks: Sequence[NonzeroRows], neurons: int, dtype: Any) -> scipy.sparse.csr_array:
+    """Return the rows of all blocks, one below the other."""
+    counts = np.concatenate([np.zeros(1, np.int64), *(block.counts for block in blocks)])
+    indptr = np.cumsum(counts)
+    index = np.int32 if max(neurons, indptr[-1]) < 2**31 else np.int64
+    data = np.concatenate([np.empty(0, dtype), *(block.data for block in blocks)])
+    indices = np.concatenate([np.empty(0, index), *(block.indices for block in blocks)])
+    return scipy.sparse.csr_array(
+        (data, indices.astype(index, copy=False), indptr.astype(index)), (len(counts) - 1, neurons)
+    )
+
+
+def nonzero_rows(values: Values, places: Places) -> NonzeroRows:
+    """Return what `to_csr` returns, sooner."""
+    _, neurons, lanes = values.shape
+    if not compiles() or places.size * neurons >= 2**31:
+        rows = to_csr(values, places)
+        return NonzeroRows(np.diff(rows.indptr).astype(np.int64), rows.indices, rows.data)
+    # One more, because what is zero is written, too, and then written over.
+    indices, data = np.empty(places.size * neurons + 1, np.int32), np.empty(places.size * neurons + 1, values.dtype)
+    indptr = np.zeros(places.size + 1, np.int32)
+    _compiled("pick", values.dtype)(values.reshape(-1), places, neurons, lanes, indptr, indices, data)
+    return NonzeroRows(np.diff(indptr).astype(np.int64), indices[: indptr[-1]], data[: indptr[-1]])
 
 
 def look(values: Values, samples: int, threshold: float) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:

@@ -37,7 +37,7 @@ def packed_layer(layer: Layer, kernel: Kernel, dtype: np.dtype[Any]) -> Any:
                 packed = layer.packed[key] = kernel.pack(layer, dtype)
                 layer.packed.pop("groups", None)  # large, and only packing needs them
                 layer.release()
-                dropped = _keep(layer, key, _sizeof(packed))
+                dropped = _keep(layer, key, packed_nbytes(packed))
         for other in dropped:  # now that no layer is locked
             other.release()  # a kernel may work on the layer itself
     else:
@@ -73,7 +73,7 @@ def _forget(identity: tuple[int, str]) -> None:
         _nbytes -= nbytes
 
 
-def _sizeof(packed: Any) -> int:
+def packed_nbytes(packed: Any) -> int:
     """Return the bytes of the arrays in a packed layer."""
     if isinstance(packed, np.ndarray):
         return packed.nbytes
@@ -81,4 +81,4 @@ def _sizeof(packed: Any) -> int:
         return packed.nbytes if packed.stored else 0
     if not is_dataclass(packed):
         return 0
-    return sum(_sizeof(getattr(packed, field.name)) for field in fields(packed))
+    return sum(packed_nbytes(getattr(packed, field.name)) for field in fields(packed))

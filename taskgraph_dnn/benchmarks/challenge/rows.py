@@ -9,7 +9,7 @@ from taskgraph_dnn.benchmarks.challenge.files import Size
 from taskgraph_dnn.benchmarks.challenge.oracle import Oracle
 from taskgraph_dnn.benchmarks.challenge.runs import Configuration, Effort, Images
 from taskgraph_dnn.benchmarks.challenge.verify import Verifier
-from taskgraph_dnn.benchmarks.timing import machine
+from taskgraph_dnn.benchmarks.fingerprint import machine
 from taskgraph_dnn.checks import Check
 from taskgraph_dnn.io.download import Stage
 
