@@ -9,7 +9,7 @@ LAYERS ?= all
 
 .DEFAULT_GOAL := help
 BENCHMARKS := bench bench-all bench-page bench-smoke bench-smoke-baseline
-.PHONY: $(BENCHMARKS) help install run test test-lowest lint types format graphs challenge docs lock clean
+.PHONY: $(BENCHMARKS) help install peers run test test-lowest lint types format graphs challenge docs lock clean
 
 help: ## Show this list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ $(VENV)/installed: pyproject.toml requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
+
+peers: $(VENV)/installed ## Install the libraries that this one is compared with, and tested with the models of: gigabytes.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r configs/peers.txt
 
 run: $(VENV)/installed ## Run 1,024 neurons x 120 layers on 60,000 images and check the answer.
 	$(BIN)/taskgraph-dnn run --config $(CHALLENGE)
@@ -81,7 +84,7 @@ bench-smoke-baseline: $(VENV)/installed ## Count the work for tests/data/smoke.j
 	mkdir -p tests/data
 	$(BIN)/taskgraph-dnn bench --effort smoke --output tests/data/smoke.jsonl
 
-docs: $(VENV)/installed ## Write the documentation's site to build/site.
+docs: $(VENV)/installed ## Write the documentation's site to build/site; to search in it, serve it: python -m http.server -d build/site.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --config-file configs/mkdocs.yml
 
 lock: ## Resolve the newest versions into requirements.lock.

@@ -16,12 +16,13 @@ import pytest
 from click.testing import CliRunner
 
 from taskgraph_dnn import machine as this_machine
-from taskgraph_dnn.benchmarks import fingerprint, plots
-from taskgraph_dnn.benchmarks.compare import CHANCE, compare, comparison_notes, comparison_tables
+from taskgraph_dnn.benchmarks import fingerprint
 from taskgraph_dnn.benchmarks.harness import run_suites, unfinished
-from taskgraph_dnn.benchmarks.page import markdown_table, read_reasons, write_page
-from taskgraph_dnn.benchmarks.races import races
-from taskgraph_dnn.benchmarks.records import Measurement, Report, read_report
+from taskgraph_dnn.benchmarks.report import plots
+from taskgraph_dnn.benchmarks.report.compare import CHANCE, compare, comparison_notes, comparison_tables
+from taskgraph_dnn.benchmarks.report.page import markdown_table, read_reasons, write_page
+from taskgraph_dnn.benchmarks.report.races import races
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report, read_report
 from taskgraph_dnn.benchmarks.suite import EFFORTS, Suite, Table, amount
 from taskgraph_dnn.benchmarks.suites import SUITES
 from taskgraph_dnn.cli import bench as command

@@ -14,10 +14,12 @@ import scipy.io
 from click.testing import CliRunner
 from threadpoolctl import threadpool_info
 
-from taskgraph_dnn.benchmarks import fingerprint, layers, networks, peers, timing
+from taskgraph_dnn.benchmarks import fingerprint, timing
+from taskgraph_dnn.benchmarks.cases import layers, networks
+from taskgraph_dnn.benchmarks.cases.layers import Case
 from taskgraph_dnn.benchmarks.harness import run_suites
-from taskgraph_dnn.benchmarks.layers import Case
-from taskgraph_dnn.benchmarks.records import Measurement, read_report
+from taskgraph_dnn.benchmarks.peers import products as peers
+from taskgraph_dnn.benchmarks.report.records import Measurement, read_report
 from taskgraph_dnn.benchmarks.suite import Effort
 from taskgraph_dnn.benchmarks.suites import ceilings, kernels, reductions
 from taskgraph_dnn.benchmarks.timing import Contender, fastest, in_threads, interleaved, rates, ratios, summary

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from taskgraph_dnn.benchmarks import network_contenders, timing
-from taskgraph_dnn.benchmarks.network_contenders import PEERS, NetworkPeer, Way, Work, fastest_way, our_contender
-from taskgraph_dnn.benchmarks.network_peers import scipy_rows
-from taskgraph_dnn.benchmarks.networks import pruned_network, random_network
-from taskgraph_dnn.benchmarks.records import Report
+from taskgraph_dnn.benchmarks import timing
+from taskgraph_dnn.benchmarks.cases.networks import pruned_network, random_network
+from taskgraph_dnn.benchmarks.peers import networks as peer_networks
+from taskgraph_dnn.benchmarks.peers.chains import scipy_rows
+from taskgraph_dnn.benchmarks.peers.networks import PEERS, NetworkPeer, Way, Work, fastest_way, our_contender
+from taskgraph_dnn.benchmarks.report.records import Report
 from taskgraph_dnn.benchmarks.suite import Effort
 from taskgraph_dnn.benchmarks.suites import end_to_end
 from taskgraph_dnn.benchmarks.timing import measured
@@ -113,7 +114,7 @@ def test_the_fastest_way_is_taken(pool):
 
 
 def test_what_a_peer_does_once_is_no_reason_to_leave_it_out(monkeypatch, pool):
-    monkeypatch.setattr(network_contenders, "_ENOUGH_SECONDS", 0.0)
+    monkeypatch.setattr(peer_networks, "_ENOUGH_SECONDS", 0.0)
 
     def compiled(network, threads):
         chain, waits = scipy_rows(network, threads), iter([2.0])
@@ -139,7 +140,7 @@ def test_activations_are_kept_sparse_only_where_that_is_right(layer, pool):
 
 
 def test_dense_weights_that_are_too_large_are_left_out(monkeypatch, pool):
-    monkeypatch.setattr(network_contenders, "_DENSE_NBYTES", 1000)
+    monkeypatch.setattr(peer_networks, "_DENSE_NBYTES", 1000)
     (peer,) = (peer for peer in PEERS if peer.name == "onnxruntime")
     assert fastest_way(peer, WORKS["capped"](), 2, pool, 60) == (None, "dense weights would take 0.0 GiB")
 

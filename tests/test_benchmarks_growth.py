@@ -12,7 +12,7 @@ import scipy.stats
 import taskgraph_dnn as tg
 from taskgraph_dnn.benchmarks import memory as peak_memory
 from taskgraph_dnn.benchmarks.powerlaw import power_law
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import NO_SECONDS, counted, packed, sent_nbytes, task_seconds
 from taskgraph_dnn.benchmarks.suite import EFFORTS
 from taskgraph_dnn.benchmarks.suites import growth, memory

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from taskgraph_dnn.benchmarks import contents
-from taskgraph_dnn.benchmarks.contents import NEURONS, Case, Content, generated
-from taskgraph_dnn.benchmarks.records import Report
+from taskgraph_dnn.benchmarks.cases import contents
+from taskgraph_dnn.benchmarks.cases.contents import NEURONS, Case, Content, generated
+from taskgraph_dnn.benchmarks.report.records import Report
 from taskgraph_dnn.benchmarks.suite import Effort
 from taskgraph_dnn.benchmarks.suites import reading
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from taskgraph_dnn.benchmarks.records import Report
+from taskgraph_dnn.benchmarks.report.records import Report
 from taskgraph_dnn.benchmarks.suite import Effort
 from taskgraph_dnn.benchmarks.suites import startup
 from taskgraph_dnn.errors import KernelError

@@ -36,7 +36,9 @@ GIVEN = ("network.safetensors", "images.tsv.gz", "categories.tsv", "configs")
 OPTIONAL = {"keras", "onnx", "onnxruntime", "pandas", "sklearn", "torch", "zarr"}
 
 LANGUAGES = {"python", "console", "yaml", "text", "toml"}
-_BLOCK = re.compile(r"(?:^<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S)
+_BLOCK = re.compile(
+    r"(?:^<!-- not run: (?P<why>[^\n]+) -->\n)?^```(?P<language>[^\n]*)\n(?P<code>.*?)^```$", re.M | re.S
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The examples of the docs run, as the scripts that they are."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ def test_a_pruned_network_scores_digits(tmp_path):
     dense, at_once, by_steps = "dense, in scikit-learn", "pruned in one shot", "pruned by steps"
     assert weights[at_once] == pytest.approx(weights[dense] / 10, rel=0.01)
     assert weights[by_steps] == pytest.approx(weights[at_once], rel=0.01)
-    assert accuracy[by_steps] > accuracy[at_once] - 1
+    assert accuracy[at_once] < accuracy[by_steps]
     assert accuracy[by_steps] > accuracy[dense] - 5
     assert (tmp_path / "digits.safetensors").exists()
 
@@ -49,8 +50,9 @@ def test_parquet_files_are_scored_on_a_cluster(tmp_path):
     pytest.importorskip("pandas")
     printed = run("parquet.py", tmp_path)
     assert "40,000 samples" in printed
-    counts = printed.split("samples by label: ")[1].strip(" []\n").split()
-    assert sum(int(count) for count in counts) == 40_000
+    counts = re.search(r"samples by label: \[([\d\s]+)\]", printed)[1].split()
+    assert sum(map(int, counts)) == 40_000
+    assert len(list((tmp_path / "answers.parquet").iterdir())) >= 2
 
 
 def test_every_example_has_a_test():

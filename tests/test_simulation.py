@@ -15,7 +15,7 @@ import taskgraph_dnn as tg
 from taskgraph_dnn import executors
 from taskgraph_dnn.benchmarks import runs, workers
 from taskgraph_dnn.benchmarks.parameters import NETWORK_RATE, Moved, Parameters
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.simulation import Cluster, Limits, Work, simulate
 from taskgraph_dnn.benchmarks.suite import EFFORTS
 from taskgraph_dnn.benchmarks.suites import scaling, scheduling
@@ -241,7 +241,7 @@ def test_planned_work_is_the_plans(network, strategy):
     assert planned.nbytes[:, -1].sum() == 4 * samples * network.outputs
     found = set(planned.places.ravel().tolist())
     assert found == ({ANYWHERE} if strategy == "hybrid" else {0, 1, 2})
-    assert simulate(planned, Cluster(3)).speedup <= 3
+    assert simulate(planned, Cluster(3)).speedup <= 3 * (1 + 1e-12)  # of sums that are rounded
 
 
 def test_measured_work_is_the_events(network, images):

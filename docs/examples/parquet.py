@@ -14,6 +14,7 @@ from distributed import Client, LocalCluster
 import taskgraph_dnn as tg
 
 FILES, ROWS, FEATURES = 8, 5_000, 64
+LOOPBACK = {"host": "127.0.0.1", "dashboard_address": None}  # nobody else reaches the cluster
 
 
 def write_samples(folder):
@@ -37,16 +38,17 @@ def network():
 
 
 def main():
+    """Write samples, and score them."""
     write_samples(Path("samples"))
     tg.write_packed(network(), "network.safetensors")
     model = tg.read_network("network.safetensors")
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster:
-        with Client(cluster):
-            inference = tg.infer(model, "samples/*.parquet")
-            print(f"{inference.plan.samples:,} samples in {len(inference.plan.partitions)} partitions")
-            counts = np.bincount(inference.compute().labels, minlength=10)
-            print("samples by label:", counts)
+    with LocalCluster(n_workers=2, threads_per_worker=1, **LOOPBACK) as cluster, Client(cluster):
+        inference = tg.infer(model, "samples/*.parquet")
+        print(f"{inference.plan.samples:,} samples in {len(inference.plan.partitions)} partitions")
+        print("samples by label:", np.bincount(inference.compute().labels, minlength=10))
+        written = tg.predict(model, "samples/*.parquet", "answers.parquet", labels=True, top=3)
+        print(pd.read_parquet(written.path).head())
 
 
 if __name__ == "__main__":

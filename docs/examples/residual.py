@@ -46,6 +46,7 @@ def model(rng):
 
 
 def main():
+    """Build the model, read it, and run it."""
     rng = np.random.default_rng(0)
     onnx.save(model(rng), "residual.onnx")
 
@@ -63,7 +64,8 @@ def main():
         import onnxruntime
 
         (expected,) = onnxruntime.InferenceSession("residual.onnx").run(None, {"x": samples})
-        print(f"largest difference from ONNX Runtime: {np.abs(outputs - expected).max():.1e}, of {np.abs(expected).max():.1f}")
+        off = np.abs(outputs - expected).max()
+        print(f"largest difference from ONNX Runtime: {off:.1e}, of {np.abs(expected).max():.1f}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from taskgraph_dnn.benchmarks.fingerprint import machine, processor_seconds
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort, Suite
 from taskgraph_dnn.io.atomic import check_writable
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from taskgraph_dnn.benchmarks.records import Measurement
+from taskgraph_dnn.benchmarks.report.records import Measurement
 from taskgraph_dnn.benchmarks.suite import Effort
 from taskgraph_dnn.errors import KernelError
 

@@ -8,11 +8,11 @@ from rich.console import Console
 from rich.table import Table as Shown
 from rich.text import Text
 
-from taskgraph_dnn.benchmarks.compare import compare as compared
-from taskgraph_dnn.benchmarks.compare import comparison_notes, comparison_tables
 from taskgraph_dnn.benchmarks.harness import run_suites
-from taskgraph_dnn.benchmarks.page import write_page
-from taskgraph_dnn.benchmarks.records import Report, read_report
+from taskgraph_dnn.benchmarks.report.compare import compare as compared
+from taskgraph_dnn.benchmarks.report.compare import comparison_notes, comparison_tables
+from taskgraph_dnn.benchmarks.report.page import write_page
+from taskgraph_dnn.benchmarks.report.records import Report, read_report
 from taskgraph_dnn.benchmarks.suite import EFFORTS, Suite, Table
 from taskgraph_dnn.benchmarks.suites import SUITES
 from taskgraph_dnn.io.atomic import check_writable

@@ -4,10 +4,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from dask.utils import natural_sort_key
-from fsspec.implementations.local import LocalFileSystem
 
 from taskgraph_dnn.errors import FileError, MissingDependencyError
 from taskgraph_dnn.io.remote import Version, file_system
@@ -39,8 +38,15 @@ def listed(path: str) -> list[str]:
         raise FileError(f"cannot find samples at {path}: {reason(error)}") from error
     if not found:
         raise FileError(f"{path}: there is no file of samples")
-    local = isinstance(files, LocalFileSystem)
-    return sorted((name if local else str(files.unstrip_protocol(name)) for name in found), key=natural_sort_key)
+    paths = _are_here(files)
+    return sorted((name if paths else str(files.unstrip_protocol(name)) for name in found), key=natural_sort_key)
+
+
+def _are_here(files: Any) -> bool:
+    """Return whether the files of a file system have paths on this machine."""
+    from fsspec.implementations.local import LocalFileSystem  # see `file_system`
+
+    return isinstance(files, LocalFileSystem)
 
 
 def absolute(path: str) -> str:
@@ -84,7 +90,7 @@ def opened(url: str) -> Iterator[BinaryIO]:
 def local(url: str) -> Iterator[Path]:
     """Yield the path of a file: its own, or that of a copy, for readers that know paths only."""
     files, place = file_system(url)
-    if isinstance(files, LocalFileSystem):
+    if _are_here(files):
         yield Path(place)
         return
     with tempfile.TemporaryDirectory(prefix="taskgraph-dnn-") as folder:

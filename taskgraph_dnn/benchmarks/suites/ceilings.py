@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from taskgraph_dnn.activations import aligned_empty
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table
 from taskgraph_dnn.benchmarks.timing import THREADS, Contender, in_threads, in_turn, limited, measured, summary
 from taskgraph_dnn.kernels import kernel_problem

@@ -7,10 +7,10 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from taskgraph_dnn.benchmarks.network_contenders import PEERS, NetworkPeer, Work, fastest_way, our_contender
-from taskgraph_dnn.benchmarks.networks import Problem, pruned_network, random_network, trained_network
-from taskgraph_dnn.benchmarks.races import Race, races
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.cases.networks import Problem, pruned_network, random_network, trained_network
+from taskgraph_dnn.benchmarks.peers.networks import PEERS, NetworkPeer, Work, fastest_way, our_contender
+from taskgraph_dnn.benchmarks.report.races import Race, races
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import THREADS as ON_THREADS
 from taskgraph_dnn.benchmarks.runs import ready
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from taskgraph_dnn.benchmarks import timing
 from taskgraph_dnn.benchmarks.memory import in_new_process, peaks, why_no_peaks
 from taskgraph_dnn.benchmarks.powerlaw import PowerLaw, power_law
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import NO_SECONDS, PROCESSES, THREADS, counted, ready, task_seconds
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount
 from taskgraph_dnn.benchmarks.timing import Contender, Summary, in_turn, measured, summary

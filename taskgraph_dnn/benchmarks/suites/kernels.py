@@ -14,9 +14,9 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Alive, Values, aligned_empty, fill_tiles
-from taskgraph_dnn.benchmarks.layers import BATCH_NBYTES, CASES, Case, Problem
-from taskgraph_dnn.benchmarks.peers import DENSE_NEURONS, PEERS
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.cases.layers import BATCH_NBYTES, CASES, Case, Problem
+from taskgraph_dnn.benchmarks.peers.products import DENSE_NEURONS, PEERS
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table
 from taskgraph_dnn.benchmarks.suites.ceilings import SIZES, sgemm
 from taskgraph_dnn.benchmarks.timing import THREADS, Contender, fastest, in_threads, measured, rates, ratios, summary

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from taskgraph_dnn.activation_functions import activate
 from taskgraph_dnn.benchmarks import timing
 from taskgraph_dnn.benchmarks.memory import in_new_process, peaks, why_no_peaks
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import THREADS, ready
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount
 from taskgraph_dnn.benchmarks.timing import TOLERANCE, ratios, summary

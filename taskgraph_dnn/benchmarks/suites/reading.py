@@ -18,8 +18,8 @@ import scipy.io
 import scipy.sparse
 from safetensors.numpy import load_file, save_file
 
-from taskgraph_dnn.benchmarks.contents import NEURONS, Case, Content, NetworkFiles, generated, official
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.cases.contents import NEURONS, Case, Content, NetworkFiles, generated, official
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount
 from taskgraph_dnn.benchmarks.timing import Contender, limited, measured, ratios, summary
 from taskgraph_dnn.io import (

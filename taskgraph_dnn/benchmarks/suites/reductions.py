@@ -12,8 +12,8 @@ from importlib.util import find_spec
 import numpy as np
 
 from taskgraph_dnn.benchmarks import runs
-from taskgraph_dnn.benchmarks.networks import Problem, pruned_network, random_network, trained_network
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.cases.networks import Problem, pruned_network, random_network, trained_network
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import counted, ready
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table
 from taskgraph_dnn.benchmarks.timing import THREADS, TOLERANCE, ratios, rest, summary

@@ -20,7 +20,7 @@ from taskgraph_dnn.benchmarks.parameters import (
     measure_moving,
     measure_parameters,
 )
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import Rounds, counted, packed, side_by_side, task_seconds
 from taskgraph_dnn.benchmarks.simulation import Cluster, Limits, Work, simulate
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from taskgraph_dnn.benchmarks import timing
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import (
     NO_SECONDS,
     PROCESSES,

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.sparse
 
 from taskgraph_dnn.benchmarks.challenge.oracle import Oracle
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount
 from taskgraph_dnn.benchmarks.timing import THREADS, Contender, in_turn, measured, ratios, summary
 from taskgraph_dnn.errors import KernelError

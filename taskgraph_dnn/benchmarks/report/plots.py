@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from taskgraph_dnn.benchmarks.races import Race, races
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.races import Race, races
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import amount
 from taskgraph_dnn.benchmarks.suites.growth import Curve, curves
 from taskgraph_dnn.benchmarks.suites.kernels import intensity

@@ -15,11 +15,10 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from taskgraph_dnn.benchmarks import network_peers as chains
-from taskgraph_dnn.benchmarks import peers
+from taskgraph_dnn.benchmarks.cases.networks import Problem
 from taskgraph_dnn.benchmarks.challenge.oracle import Oracle
-from taskgraph_dnn.benchmarks.network_peers import Chain, dense_rows
-from taskgraph_dnn.benchmarks.networks import Problem
+from taskgraph_dnn.benchmarks.peers import chains, products
+from taskgraph_dnn.benchmarks.peers.chains import Chain, dense_rows
 from taskgraph_dnn.benchmarks.runs import counted
 from taskgraph_dnn.benchmarks.timing import Contender, in_threads, in_turn
 from taskgraph_dnn.inference import infer
@@ -311,7 +310,7 @@ def _compiler_problem() -> str | None:
     return _library_problem("torch") or none
 
 
-_LIBRARIES = {peer.name: peer for peer in peers.PEERS}
+_LIBRARIES = {peer.name: peer for peer in products.PEERS}
 
 #: Who is measured against. Ways were chosen among many more: others were never the fastest.
 PEERS: Sequence[NetworkPeer] = (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from taskgraph_dnn.benchmarks.plots import Plot, plots
-from taskgraph_dnn.benchmarks.races import Race, races
-from taskgraph_dnn.benchmarks.records import Report
+from taskgraph_dnn.benchmarks.report.plots import Plot, plots
+from taskgraph_dnn.benchmarks.report.races import Race, races
+from taskgraph_dnn.benchmarks.report.records import Report
 from taskgraph_dnn.benchmarks.suite import EFFORTS, Table, amount
 from taskgraph_dnn.benchmarks.suites import SUITES
 from taskgraph_dnn.errors import FileError

@@ -20,7 +20,7 @@ from typing import Any
 
 from scipy.stats import mannwhitneyu
 
-from taskgraph_dnn.benchmarks.records import Measurement, Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Table, amount
 from taskgraph_dnn.benchmarks.timing import LEAST_ROUNDS, summary
 from taskgraph_dnn.words import counted

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from taskgraph_dnn.benchmarks.layers import Problem
+from taskgraph_dnn.benchmarks.cases.layers import Problem
 from taskgraph_dnn.benchmarks.timing import Contender, in_threads, in_turn, limited
 from taskgraph_dnn.kernels import kernel_problem
 from taskgraph_dnn.plan import even_ranges

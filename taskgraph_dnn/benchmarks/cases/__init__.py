@@ -1,0 +1,1 @@
+"""What is computed and read in benchmarks: layers, networks and files, drawn from seeds."""
