@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from taskgraph_dnn.activations import Values, fill_tiles
+from taskgraph_dnn.activations import Values
+from taskgraph_dnn.kernels.moves import fill
 from taskgraph_dnn.network import NETWORK_INPUT, Network
 from taskgraph_dnn.spare import SPARE
 
@@ -77,7 +78,7 @@ class Passage:
         if isinstance(given, np.ndarray):
             return given
         values = self._room(NETWORK_INPUT, tiles, given.shape[1])
-        fill_tiles(values, given)
+        fill(values, given)
         return values
 
     def _room(self, buffer: int, tiles: int, neurons: int) -> Values:

@@ -13,13 +13,11 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.activation_functions import activate
+from taskgraph_dnn.models import to_onnx
 from taskgraph_dnn.network import Layer, Network
 
 #: Takes rows, CSR or dense, through a network; returns outputs, samples x neurons, CSR or dense.
 Chain = Callable[[Any], Any]
-
-#: Of the standard that ONNX models are written in, and of the files: old enough for any runtime in use.
-_ONNX_OPERATORS, _ONNX_FILES = 17, 8
 
 
 def dense_rows(rows: Any) -> NDArray[np.float32]:
@@ -221,32 +219,6 @@ def onnx_rows(network: Network, threads: int) -> Chain:
     runtime = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = runtime.InferenceSession(_onnx_model(network), options, providers=["CPUExecutionProvider"])
-    return lambda rows: session.run(None, {"rows": dense_rows(rows)})[0]
-
-
-def _onnx_model(network: Network) -> bytes:
-    onnx = import_module("onnx")
-    make, array = onnx.helper, import_module("onnx.numpy_helper").from_array
-    nodes, tensors, given = [], [], "rows"
-    for number, layer in enumerate(network):
-        names = weights, bias, sums = [f"{part} {number}" for part in ("weights", "bias", "sums")]
-        tensors += [array(layer.weights.toarray(), weights), array(layer.bias.copy(), bias)]
-        nodes.append(make.make_node("Gemm", [given, weights, bias], [sums]))
-        given = f"outputs {number}"
-        if layer.activation == "softmax":
-            nodes.append(make.make_node("Softmax", [sums], [given], axis=1))
-        elif layer.cap is None:
-            nodes.append(make.make_node("Relu", [sums], [given]))
-        else:
-            limits = [f"{limit} {number}" for limit in ("least", "most")]
-            tensors += [array(np.float32(value), name) for value, name in zip((0, layer.cap), limits, strict=True)]
-            nodes.append(make.make_node("Clip", [names[2], *limits], [given]))
-    ends = [
-        [make.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["samples", width])]
-        for name, width in (("rows", network.inputs), (given, network.outputs))
-    ]
-    graph = make.make_graph(nodes, "network", *ends, tensors)
-    operators = [make.make_opsetid("", _ONNX_OPERATORS)]
-    model: bytes = make.make_model(graph, opset_imports=operators, ir_version=_ONNX_FILES).SerializeToString()
-    return model
+    model = to_onnx(network).SerializeToString()
+    session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda rows: session.run(None, {"input": dense_rows(rows)})[0]

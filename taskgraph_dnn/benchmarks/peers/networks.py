@@ -173,23 +173,23 @@ class NetworkPeer:
         name: what it is called.
         ways: those that are known to be good; which is the fastest depends on the network and the machine.
         problem: `problem()` returns why it cannot be used here, or None if it can.
-        library: the peer of the kernels' benchmark that knows how to set its threads, where there is one.
+        product: the peer of the kernels' benchmark that knows how to set its threads, where there is one.
         misfit: `misfit(network)` returns why it cannot run a network, or "".
     """
 
     name: str
     ways: tuple[Way, ...]
     problem: Callable[[], str | None] = lambda: None
-    library: str | None = None
+    product: str | None = None
     misfit: Callable[[Network], str] = lambda _: ""
 
     def alone(self) -> AbstractContextManager[Any]:
         """Return the context in which it stays on the thread that calls it."""
-        return nullcontext() if self.library is None else _LIBRARIES[self.library].alone()
+        return nullcontext() if self.product is None else _LIBRARIES[self.product].alone()
 
     def limited(self, threads: int) -> AbstractContextManager[Any]:
         """Return the context in which it uses so many threads of its own."""
-        limited = None if self.library is None else _LIBRARIES[self.library].limited
+        limited = None if self.product is None else _LIBRARIES[self.product].limited
         return nullcontext() if limited is None else limited(threads)
 
     def contender(self, work: Work, way: Way, chain: Chain, threads: int, pool: Executor) -> Contender:

@@ -1,9 +1,10 @@
 """Who is ahead: ours against each peer in the same case, within rounds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
+from taskgraph_dnn.benchmarks.suite import amount
 from taskgraph_dnn.benchmarks.timing import Summary, fastest, rates, ratios, summary
 
 
@@ -27,6 +28,23 @@ class Race:
         if self.times.low <= 1 <= self.times.high:
             return "open"
         return "ahead" if self.times.median > 1 else "behind"
+
+
+def peer_cells(report: Report, suite: str) -> Callable[[str, str], str]:
+    """Return `cell(case, peer)`: its time, how many times as fast ours is, and who is ahead; or why there is none."""
+    found = {(race.ours.case, race.peer.contender): race for race in races(report, suite)}
+    left_out = {(each.case, each.contender): each.left_out for each in report.of(suite) if each.left_out}
+
+    def cell(case: str, peer: str) -> str:
+        if (case, peer) in found:
+            race = found[case, peer]
+            taken, times = amount(summary(race.peer.rounds).median, race.peer.unit), race.times
+            return f"{taken}: {times.median:.1f} ({times.low:.1f} to {times.high:.1f}), {race.verdict}"
+        if (case, peer) in left_out:
+            return f"left out: {left_out[case, peer]}"
+        return "missing" if peer in report.missing else ""
+
+    return cell
 
 
 def races(report: Report, suite: str) -> list[Race]:

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from taskgraph_dnn.benchmarks.cases.networks import Problem, pruned_network, random_network, trained_network
-from taskgraph_dnn.benchmarks.peers.networks import PEERS, NetworkPeer, Work, fastest_way, our_contender
-from taskgraph_dnn.benchmarks.report.races import Race, races
+from taskgraph_dnn.benchmarks.peers.networks import PEERS, Work, fastest_way, our_contender
+from taskgraph_dnn.benchmarks.report.races import peer_cells, races
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import THREADS as ON_THREADS
 from taskgraph_dnn.benchmarks.runs import ready
@@ -127,22 +127,13 @@ def tables(report: Report) -> Sequence[Table]:
 
 
 def _beside(report: Report) -> list[list[str]]:
-    found = {(race.ours.case, race.peer.contender): race for race in races(report, _NAME)}
-    absent = {(each.case, each.contender): each.left_out for each in report.of(_NAME) if each.left_out}
+    cell = peer_cells(report, _NAME)
     rows = [["network", "ours", "1e9 edges a second", *(peer.name for peer in PEERS)]]
-    for case in dict.fromkeys(race.ours.case for race in found.values()):
-        ours = next(race.ours for race in found.values() if race.ours.case == case)
+    for case, ours in {race.ours.case: race.ours for race in races(report, _NAME)}.items():
         seconds = summary(ours.rounds).median
         cells = [case, amount(seconds, ours.unit), f"{ours.work / seconds / 1e9:,.1f}"]
-        rows.append(cells + [_cell(found.get((case, p.name)), absent.get((case, p.name)), p, report) for p in PEERS])
+        rows.append(cells + [cell(case, peer.name) for peer in PEERS])
     return rows
-
-
-def _cell(race: Race | None, left_out: str | None, peer: NetworkPeer, report: Report) -> str:
-    if race is None:
-        return f"left out: {left_out}" if left_out else "missing" if peer.name in report.missing else ""
-    seconds, times = amount(summary(race.peer.rounds).median, race.peer.unit), race.times
-    return f"{seconds}: {times.median:.1f} ({times.low:.1f} to {times.high:.1f}), {race.verdict}"
 
 
 def _all(report: Report) -> list[list[str]]:

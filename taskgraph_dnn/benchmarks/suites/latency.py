@@ -1,7 +1,6 @@
 """How long a few samples wait: a compiled network beside the dense one in torch and ONNX Runtime, and beside Dask."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from taskgraph_dnn.benchmarks.cases.networks import Problem, pruned_network
 from taskgraph_dnn.benchmarks.peers import chains
 from taskgraph_dnn.benchmarks.peers.networks import PEERS
-from taskgraph_dnn.benchmarks.report.races import Race, races
+from taskgraph_dnn.benchmarks.report.races import peer_cells
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount
 from taskgraph_dnn.benchmarks.timing import THREADS, Contender, in_turn, measured, summary
@@ -108,10 +107,9 @@ def _lazy(network: Network, rows: NDArray[np.float32], right: NDArray[np.float64
 def _peer(
     name: str, network: Network, rows: NDArray[np.float32], right: NDArray[np.float64], threads: int
 ) -> Contender:
-    chain, peer = _CHAINS[name](network, threads), _PEERS[name]
-    around: Callable[[], AbstractContextManager[Any]] = partial(peer.limited, threads) if peer.library else nullcontext
+    chain = _CHAINS[name](network, threads)
     found = _contender(name, "one call", threads, rows, lambda: chains.dense_rows(chain(rows)), right)
-    return replace(found, around=around)
+    return replace(found, around=partial(_PEERS[name].limited, threads))
 
 
 def missing() -> dict[str, str]:
@@ -122,25 +120,13 @@ def missing() -> dict[str, str]:
 
 def tables(report: Report) -> Sequence[Table]:
     """Return what a call takes, and how many times as long elsewhere."""
-    found = {(race.ours.case, race.peer.contender): race for race in races(report, _NAME)}
+    cell = peer_cells(report, _NAME)
     lazy = {each.case: each for each in report.of(_NAME) if each.contender == "infer"}
-    absent = {(each.case, each.contender): each.left_out for each in report.of(_NAME) if each.left_out}
     rows = [["network, samples of a call", "compile", "infer", *_CHAINS]]
     for ours in (each for each in report.of(_NAME) if each.contender == "compile"):
-        cells = [ours.case, amount(summary(ours.rounds).median, ours.unit)]
-        cells.append(amount(summary(lazy[ours.case].rounds).median, ours.unit) if ours.case in lazy else "")
-        for name in _CHAINS:
-            why = f"left out: {absent[ours.case, name]}" if (ours.case, name) in absent else ""
-            cells.append(_cell(found.get((ours.case, name))) or why or ("missing" if name in report.missing else ""))
-        rows.append(cells)
+        taken = (amount(summary(each.rounds).median, each.unit) for each in (ours, lazy[ours.case]))
+        rows.append([ours.case, *taken, *(cell(ours.case, name) for name in _CHAINS)])
     return [Table("A call", rows)]
-
-
-def _cell(race: Race | None) -> str:
-    if race is None:
-        return ""
-    seconds, times = amount(summary(race.peer.rounds).median, race.peer.unit), race.times
-    return f"{seconds}: {times.median:.1f} ({times.low:.1f} to {times.high:.1f}), {race.verdict}"
 
 
 LATENCY = Suite(

@@ -9,9 +9,9 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from taskgraph_dnn.activation_functions import activate
 from taskgraph_dnn.benchmarks import timing
 from taskgraph_dnn.benchmarks.memory import in_new_process, peaks, why_no_peaks
+from taskgraph_dnn.benchmarks.peers.chains import scipy_columns
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import THREADS, ready
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount
@@ -110,12 +110,7 @@ def _with_ours(mode: str, partitions: int | None, network: Network, images: Any)
 
 
 def _with_scipy(network: Network, images: Any) -> NDArray[np.float32]:
-    Y = images.T.toarray()
-    for layer in network:
-        Y = layer.weights.T @ Y
-        Y += layer.bias[:, None]
-        activate(Y, layer.activation, layer.negative_slope, layer.cap, axis=0)
-    return np.asarray(Y.T)
+    return np.asarray(scipy_columns(network, 1)(images))
 
 
 def _check(contender: str, found: Any, expected: NDArray[np.float64]) -> None:
