@@ -99,6 +99,9 @@ def weights(kind: str, rng: np.random.Generator) -> np.ndarray:
             w = rng.standard_normal((1, 29))
         case "wide":
             w = rng.standard_normal((5, 200)) * (rng.random((5, 200)) < 0.5)
+        case "many edges an output":  # `csr` takes these inputs in blocks, and the last of them are fewer
+            w = 0.05 * rng.standard_normal((601, 31)) * (rng.random((601, 31)) < 0.6)
+            w[:200, 3] = w[:, 4] = w[400:, 5] = 0
     return w
 
 
@@ -116,6 +119,7 @@ LAYERS = [
     "one output",
     "one input",
     "wide",
+    "many edges an output",
 ]
 
 
@@ -185,6 +189,27 @@ def test_tiles_that_no_cache_holds(kernel, lanes, rng):
     rows = np.zeros((3, 70_000), np.float32)
     rows[:, rng.permutation(70_000)[:20_000]] = rng.standard_normal((3, 20_000))
     close(run(kernel, layer, rows, lanes) / 10, (rows.astype(np.float64) @ layer.weights - 1) / 10)
+
+
+@pytest.mark.parametrize("inputs", [100, 40_000])
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+@pytest.mark.parametrize("samples", [16, 17, 31, 33, 65, 96])
+@pytest.mark.parametrize("lanes", [16, 32])
+def test_csr_takes_tiles_in_pairs_where_they_fit(inputs, activation, samples, lanes, rng):
+    w = scipy.sparse.random_array((inputs, 20), density=50 / inputs, rng=rng, data_sampler=rng.standard_normal)
+    layer = tg.Layer(w.tocsc(), bias=-0.1, activation=activation)
+    rows = rng.random((samples, inputs), np.float32) * (rng.random((samples, 1)) < 0.5)
+    pairs = run("csr", layer, rows, lanes)
+    alone = [run("csr", layer, rows[first : first + lanes], lanes) for first in range(0, samples, lanes)]
+    np.testing.assert_array_equal(pairs, np.concatenate(alone))
+
+
+@pytest.mark.parametrize(("density", "blocks"), [(0.03, 1), (1.0, 16)])
+def test_csr_cuts_inputs_into_blocks_where_outputs_have_edges_enough(density, blocks, rng):
+    layer = tg.Layer(scipy.sparse.random_array((1024, 40), density=density, rng=rng).tocsc())
+    packed = load_kernel("csr").pack(layer, np.dtype(np.float32))
+    assert (len(packed.indptr) - 1) // layer.outputs == blocks
+    assert (packed.weights is layer.weights.data) == (blocks == 1)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

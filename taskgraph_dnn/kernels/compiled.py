@@ -24,12 +24,11 @@ from taskgraph_dnn.network import Layer
 #: Lanes that tiles may have.
 LANES = (16, 32)
 
-#: How many edges ahead `csr` fetches inputs, where a tile of them has more bytes than a second cache can be expected to
-#: hold: nearer, what is fetched comes too late, and in smaller tiles fetching costs more than it brings (measured).
-AHEAD, _FAR_NBYTES = 256, 2**22
+#: What two tiles at once may have read by an edge: more of them are not in the second cache (measured).
+PAIR_NBYTES = 2**20
 
 _row16, _row32 = emit.row_of(16), emit.row_of(32)
-_far16, _far32 = emit.row_of(16, ahead=AHEAD), emit.row_of(32, ahead=AHEAD)
+_pair16, _pair32 = emit.row_of(16, tiles=2), emit.row_of(32, tiles=2)
 _single16, _single32 = emit.row_of(16, flag_nan=True), emit.row_of(32, flag_nan=True)
 _slice16, _slice32 = emit.slice_of(16), emit.slice_of(32)
 _block4, _block8, _block16 = emit.block_of(4), emit.block_of(8), emit.block_of(16)
@@ -146,24 +145,35 @@ def _again(indices, weights, where, tile, bias, ends, out):
 
 def _rows(emitted: str) -> Callable[..., None]:
     def rows(indptr, indices, weights, biases, ends, inputs, outputs, alive):
-        """One output after the other (`csr`)."""
+        """One output after the other, for one block of inputs after the other (`csr`); two tiles at once, if they fit.
+
+        What an output has summed up for the blocks before stands in its place meanwhile.
+        """
         assert emitted
         limits = limits_of(ends, outputs)
         tiles, width, lanes = inputs.shape
-        far = width * lanes * inputs.itemsize >= _FAR_NBYTES
-        for t in range(tiles):
-            tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
-            for n in range(outputs.shape[1]):
-                where = indptr[n], indptr[n + 1], 0, tile, n, out + n * lanes
-                if far and lanes == 16:
-                    flags |= _far16(indices, weights, inputs, biases, limits, outputs, where)
-                elif far:
-                    flags |= _far32(indices, weights, inputs, biases, limits, outputs, where)
-                elif lanes == 16:
-                    flags |= _row16(indices, weights, inputs, biases, limits, outputs, where)
-                else:
-                    flags |= _row32(indices, weights, inputs, biases, limits, outputs, where)
+        count = outputs.shape[1]
+        blocks = (indptr.size - 1) // max(1, count)
+        tile, out = width * lanes, count * lanes
+        together = 2 if 2 * tile * inputs.itemsize <= blocks * PAIR_NBYTES else 1
+        for t in range(0, tiles, together):
+            pair, flags = together == 2 and t + 1 < tiles, 0
+            for block in range(blocks):
+                passing = np.int64(block == 0), np.int64(block == blocks - 1), tile, out
+                for n in range(count):
+                    at = block * count + n
+                    where = indptr[at], indptr[at + 1], 0, t * tile, n, t * out + n * lanes
+                    if lanes == 16 and pair:
+                        flags |= _pair16(indices, weights, inputs, biases, limits, outputs, where, passing)
+                    elif pair:
+                        flags |= _pair32(indices, weights, inputs, biases, limits, outputs, where, passing)
+                    elif lanes == 16:
+                        flags |= _row16(indices, weights, inputs, biases, limits, outputs, where, passing)
+                    else:
+                        flags |= _row32(indices, weights, inputs, biases, limits, outputs, where, passing)
             end_tile(outputs[t], flags, ends, alive[t])
+            if pair:
+                end_tile(outputs[t + 1], flags >> lanes, ends, alive[t + 1])
 
     return rows
 
@@ -208,7 +218,7 @@ def _groups(emitted: str) -> Callable[..., None]:
         assert emitted
         limits = limits_of(ends, outputs)
         tiles, width, lanes = inputs.shape
-        vector = VECTOR_NBYTES // outputs.itemsize
+        vector, whole = VECTOR_NBYTES // outputs.itemsize, (1, 1, 0, 0)
         for t in range(tiles):
             tile, out, flags = t * width * lanes, t * outputs.shape[1] * lanes, 0
             for p in range(pieces.shape[0]):
@@ -218,9 +228,9 @@ def _groups(emitted: str) -> Callable[..., None]:
                 if size == 1:
                     only = edge, stop, weight - edge, tile, np.int64(order[first]), out + order[first] * lanes
                     if lanes == 16:
-                        found = _single16(indices, weights, inputs, biases, limits, outputs, only)
+                        found = _single16(indices, weights, inputs, biases, limits, outputs, only, whole)
                     else:
-                        found = _single32(indices, weights, inputs, biases, limits, outputs, only)
+                        found = _single32(indices, weights, inputs, biases, limits, outputs, only, whole)
                 for lane in range(0 if size > 1 else lanes, lanes, vector):
                     for part in range(0, size, BLOCK):
                         at, x, y = weight + part, tile + lane, out + lane

@@ -1,11 +1,12 @@
-"""CSR: one output after the other, any pattern and any number of edges.
+"""CSR: one output after the other, any pattern and any number of edges, for one block of the inputs after the other.
 
-Input numbers are kept in 16 bits where they fit; the weights are the layer's own.
+The blocks are as large as a cache, where outputs have edges enough in each; else there is one, whose weights are the
+layer's own. Input numbers are kept in 16 bits where they fit.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from taskgraph_dnn.network import Layer, index_dtype
 
 @dataclass(frozen=True, eq=False)
 class _Packed:
-    indptr: NDArray[np.int64]  # outputs + 1
-    indices: NDArray[Any]  # uint16 or int32: the inputs of each output's edges, ascending, and `AHEAD` zeros
+    indptr: NDArray[np.int64]  # blocks x outputs + 1
+    indices: NDArray[Any]  # uint16 or int32: the inputs of each output's edges, ascending, block by block
     weights: NDArray[np.float32]
     biases: NDArray[np.float32]
     inputs: int
@@ -35,17 +36,25 @@ def short_indices(indices: NDArray[Any], inputs: int) -> NDArray[Any]:
 
 
 def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
-    w = layer.weights
-    indices = short_indices(np.append(w.indices, np.zeros(compiled.AHEAD, w.indices.dtype)), layer.inputs)
+    w, blocks = layer.weights, _blocks(layer, dtype.itemsize)
+    indptr, indices, weights = w.indptr.astype(np.int64), short_indices(w.indices, layer.inputs), w.data
+    if blocks > 1:
+        block = (w.indices // -(-layer.inputs // blocks)).astype(np.uint16)
+        order = np.argsort(block, kind="stable")
+        outputs = np.repeat(np.arange(layer.outputs), np.diff(w.indptr))
+        counts = np.bincount(block * np.int64(layer.outputs) + outputs, minlength=blocks * layer.outputs)
+        indptr, indices, weights = np.append(0, counts.cumsum()), indices[order], weights[order]
     run = compiled.function("rows", dtype, indices.dtype)
-    return _Packed(w.indptr.astype(np.int64), indices, w.data, layer.bias, layer.inputs, compiled.Ends.of(layer), run)
+    return _Packed(indptr, indices, weights, layer.bias, layer.inputs, compiled.Ends.of(layer), run)
 
 
 def _unpack(packed: _Packed) -> scipy.sparse.csc_array:
-    shape = packed.inputs, len(packed.biases)
+    outputs = len(packed.biases)
+    shape = packed.inputs, outputs
     dtype = index_dtype(shape, packed.weights.size)
-    arrays = packed.weights, packed.indices[: packed.weights.size].astype(dtype), packed.indptr.astype(dtype)
-    return scipy.sparse.csc_array(arrays, shape=shape)
+    by_block = np.tile(np.arange(outputs, dtype=dtype), (packed.indptr.size - 1) // max(1, outputs))
+    coordinates = packed.indices.astype(dtype), np.repeat(by_block, np.diff(packed.indptr))
+    return scipy.sparse.coo_array((packed.weights, coordinates), shape=shape).tocsc()
 
 
 def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None:
@@ -54,12 +63,34 @@ def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None
     packed.run(*layer, inputs, outputs, alive)
 
 
+def _blocks(layer: Layer, itemsize: int) -> int:
+    """Return into how many blocks to cut the inputs: small ones are in a near cache, but each moves the sums once."""
+    most = max(1, layer.inputs // _LEAST_INPUTS)
+    counts = [1 << n for n in range(most.bit_length())]
+    seconds = [_pass_seconds(layer, 32, itemsize, blocks) for blocks in counts]
+    return counts[seconds.index(min(seconds))]
+
+
 def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
-    return layer.nnz * edge_seconds(layer, lanes)
+    return _pass_seconds(layer, lanes, 4, _blocks(layer, 4))
+
+
+def _pass_seconds(layer: Layer, lanes: int, itemsize: int, blocks: int) -> float:
+    """Estimate a tile."""
+    block = itemsize * lanes * layer.inputs / blocks
+    tiles = 2 if 2 * block <= compiled.PAIR_NBYTES else 1
+    edges = layer.nnz * (lanes * _read_seconds(tiles * block) + _decode_seconds(layer, 6) / tiles)
+    return edges + blocks * sums_seconds(layer, lanes, itemsize)
+
+
+def sums_seconds(layer: Layer, lanes: int, itemsize: int = 4) -> float:
+    """Return what beginning and ending all sums of a tile takes, or setting them aside and taking them up again."""
+    near = itemsize * lanes * layer.outputs <= compiled.PAIR_NBYTES
+    return layer.outputs * lanes * (_NEAR_SUM_SECONDS if near else _FAR_SUM_SECONDS)
 
 
 def edge_seconds(layer: Layer, lanes: int, nbytes: int = 6, near: float = 0.0) -> float:
-    """Return what an edge takes, for all lanes of a tile, where each reads a vector from somewhere in the tile.
+    """Return what an edge takes, for all lanes of one tile, where each reads a vector from somewhere in the tile.
 
     Args:
         layer: the layer.
@@ -67,25 +98,32 @@ def edge_seconds(layer: Layer, lanes: int, nbytes: int = 6, near: float = 0.0) -
         nbytes: of an edge in memory.
         near: which part of the vectors is still in the first cache, because another output has just read it.
     """
+    reading = (1 - near) * _read_seconds(4 * lanes * layer.inputs) + near * _read_seconds(1)
+    return lanes * reading + _decode_seconds(layer, nbytes)
+
+
+def _read_seconds(nbytes: float) -> float:
+    """Return what an element takes to be read from somewhere in so many bytes, multiplied, and added."""
+    return float(np.interp(math.log2(nbytes), _SIZES, _READ_SECONDS))
+
+
+def _decode_seconds(layer: Layer, nbytes: int) -> float:
+    """Return what an edge takes to be read and decoded, once for all lanes."""
     missed = max(0.0, 1 - _CACHED_NBYTES / max(1, nbytes * layer.nnz))
-    return lanes * max(1 / _NEAREST_RATE, (1 - near) / _rate(lanes, layer.inputs)) + nbytes * missed / _STREAM_RATE
+    return _DECODE_SECONDS + nbytes * missed / _STREAM_RATE
 
 
-@cache
-def _rate(lanes: int, inputs: int) -> float:
-    sizes, rates = _RATES[min(_RATES, key=lambda known: abs(known - lanes))]
-    return float(np.interp(np.log2(4 * lanes * inputs), sizes, rates))
+#: Measured, by the bytes that are read from (their log2): in the first cache, in the second, and beyond.
+_SIZES = (14, 15, 16, 17, 18, 19, 20, 21, 23)
+_READ_SECONDS = (1.1e-11, 1.2e-11, 1.4e-11, 1.6e-11, 1.8e-11, 2.2e-11, 3.0e-11, 6.0e-11, 1.8e-10)
 
+#: To decode an edge; and to begin and end one lane's sum, among few or many of them (measured).
+_DECODE_SECONDS, _NEAR_SUM_SECONDS, _FAR_SUM_SECONDS = 5.0e-10, 1.0e-10, 4.0e-10
 
-#: Measured, multiply-adds a second by the size of the tile of inputs (log2 of its bytes), for 32 and for 16 lanes, with
-#: the tile in the first cache, in the second, in the third, and beyond (docs/kernels.md).
-_RATES = {
-    32: ([15, 17, 19, 21, 23, 25], [3.7e10, 3.0e10, 2.5e10, 2.0e10, 1.5e10, 1.0e10]),
-    16: ([14, 16, 18, 20, 22, 24], [2.8e10, 2.6e10, 2.5e10, 1.8e10, 1.3e10, 1.0e10]),
-}
-#: With nothing to wait for but the load ports.
-_NEAREST_RATE = 4.4e10
 #: Bytes a second of edges that no cache holds, and how many bytes of them one does.
 _STREAM_RATE, _CACHED_NBYTES = 6e9, 2**24
+
+#: Smaller blocks are not considered.
+_LEAST_INPUTS = 64
 
 KERNEL = Kernel("csr", _pack, _unpack, _run, _seconds)

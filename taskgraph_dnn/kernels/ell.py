@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from taskgraph_dnn.activations import Alive, Values
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.kernels import compiled
-from taskgraph_dnn.kernels.csr import edge_seconds
+from taskgraph_dnn.kernels.csr import edge_seconds, sums_seconds
 from taskgraph_dnn.kernels.emit import SLICE
 from taskgraph_dnn.kernels.registry import Kernel
 from taskgraph_dnn.network import Layer, index_dtype
@@ -94,7 +94,7 @@ def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None
 
 
 #: Several outputs at once wait for more of what is not near (measured).
-_WAITING = 1.07
+_WAITING = 1.15
 
 
 def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
@@ -102,7 +102,8 @@ def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
     edges = layer.fact("longest", lambda: int(np.diff(layer.weights.indptr).max()))
     filled = max(edges / layer.inputs, 1e-9)
     near = 1 - (1 - (1 - filled) ** SLICE) / (SLICE * filled)
-    return _WAITING * layer.outputs * edges * edge_seconds(layer, lanes, nbytes=8, near=near)
+    edge = _WAITING * edge_seconds(layer, lanes, nbytes=8, near=near)
+    return layer.outputs * edges * edge + sums_seconds(layer, lanes)
 
 
 KERNEL = Kernel("ell", _pack, _unpack, _run, _seconds)

@@ -18,49 +18,66 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from taskgraph_dnn.activations import ALIGNMENT
 from taskgraph_dnn.kernels.vectors import INT32, UNALIGNED, Value, VectorCode
 
 #: Outputs of a slice.
 SLICE = 4
 
 
-def row_of(lanes: int, *, flag_nan: bool = False, ahead: int = 0) -> Any:
+def row_of(lanes: int, *, tiles: int = 1, flag_nan: bool = False) -> Any:
     """Return the code of one output, for tiles of `lanes` samples.
 
     Args:
         lanes: samples in a tile.
+        tiles: so many tiles at once, for which each edge is decoded once; the flags of the second follow the first's.
         flag_nan: an edge may be padding.
-        ahead: fetch the inputs of edges so far ahead; so many numbers must follow the last one in `indices`.
     """
 
     @intrinsic
-    def row(typing, indices, weights, inputs, biases, limits, outputs, where):
-        """Compute one output.
+    def row(typing, indices, weights, inputs, biases, limits, outputs, where, passing):
+        """Compute one output, or a part of it.
 
         `where` is (edge, stop, shift, tile, number, output): the edges `indices[edge:stop]` of output `number`, whose
         weights stand `shift` further in `weights`; the tile, and the output's row, begin at these elements.
+        `passing` is (first, last, tile, output): whether the sums begin with the bias, and not with those of the edges
+        before, which stand in the output's row; whether they end, or are to stand there; how far the next tile is, and
+        the output's row in it.
         """
 
         def codegen(context, builder, signature, arguments):
             code = VectorCode(context, builder, limits.dtype, lanes)
             indices, weights, inputs, biases, outputs = code.arrays(signature, arguments, 0, 1, 2, 3, 5)
             edge, stop, shift, tile, number, output = code.numbers(arguments[6], 6)
-            inputs, weights = builder.gep(inputs, [tile]), builder.gep(weights, [shift])
+            first, last, tile_stride, output_stride = code.numbers(arguments[7], 4)
+            weights = builder.gep(weights, [shift])
+            starts = [builder.add(tile, builder.mul(tile_stride, code.int64(t))) for t in range(tiles)]
+            tables = [builder.gep(inputs, [start]) for start in starts]
+            rows = [builder.add(output, builder.mul(output_stride, code.int64(t))) for t in range(tiles)]
 
             def add(k: Value, sums: list[Value]) -> list[Value]:
-                if ahead:
-                    later = builder.mul(code.number(indices, builder.add(k, code.int64(ahead))), code.int64(lanes))
-                    for line in range(0, lanes, ALIGNMENT // code.nbytes):
-                        code.prefetch(inputs, builder.add(later, code.int64(line)), nearness=2)
-                xs = code.vectors(inputs, builder.mul(code.number(indices, k), code.int64(lanes)))
+                at = builder.mul(code.number(indices, k), code.int64(lanes))
+                xs = [x for table in tables for x in code.vectors(table, at)]
                 return code.multiply_add(code.weight(code.scalar(weights, k)), xs, sums)
 
-            bias = code.weight(code.scalar(biases, number))
-            sums = code.fold(edge, stop, [bias] * code.count, add)
-            return code.store([(output, sums)], outputs, arguments[4], flag_nan=flag_nan)
+            bias = [code.weight(code.scalar(biases, number))] * (tiles * code.count)
+            begin = code.either(first, lambda: bias, lambda: [x for row in rows for x in code.vectors(outputs, row)])
+            sums = code.fold(edge, stop, begin, add)
+            parts = [(row, sums[t * code.count : (t + 1) * code.count]) for t, row in enumerate(rows)]
 
-        return types.int64(indices, weights, inputs, biases, limits, outputs, where), codegen
+            def end() -> list[Value]:
+                flags = code.int64(0)
+                for t, part in enumerate(parts):
+                    found = code.store([part], outputs, arguments[4], flag_nan=flag_nan)
+                    flags = builder.or_(flags, builder.shl(found, code.int64(t * lanes)))
+                return [flags]
+
+            def keep() -> list[Value]:
+                code.put(parts, outputs)
+                return [code.int64(0)]
+
+            return code.either(last, end, keep)[0]
+
+        return types.int64(indices, weights, inputs, biases, limits, outputs, where, passing), codegen
 
     return row
 

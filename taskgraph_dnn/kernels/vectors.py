@@ -169,6 +169,20 @@ class VectorCode:
             phi.add_incoming(result, last)
         return after
 
+    def either(self, number: Value, then: Callable[[], list[Value]], other: Callable[[], list[Value]]) -> list[Value]:
+        """Emit `then() if number else other()`, which give equally many values of the same types."""
+        b, found = self.b, []
+        with b.if_else(b.icmp_signed("!=", number, ir.Constant(number.type, 0))) as branches:
+            for branch, values in zip(branches, (then, other), strict=True):
+                with branch:
+                    found.append((values(), b.block))
+        results = []
+        for pair in zip(*(values for values, _ in found), strict=True):
+            results.append(b.phi(pair[0].type))
+            for value, (_, block) in zip(pair, found, strict=True):
+                results[-1].add_incoming(value, block)
+        return results
+
     def larger(self, a: Value, b: Value) -> Value:
         """The larger of two, or `b` where one is nan; one instruction."""
         return self.b.select(self.b.fcmp_ordered(">", a, b), a, b)
@@ -260,6 +274,12 @@ class VectorCode:
     def bits(self, mask: Value) -> Value:
         """A vector of booleans as the lowest bits of a number."""
         return self.b.zext(self.b.bitcast(mask, ir.IntType(self.width)), INT64)
+
+    def put(self, rows: list[tuple[Value, list[Value]]], pointer: Value) -> None:
+        """Store rows that begin at given elements as they are."""
+        for element, row in rows:
+            for v, value in enumerate(row):
+                self.b.store(value, self.address(pointer, element, v), align=UNALIGNED)
 
     def store(self, rows: list[tuple[Value, list[Value]]], pointer: Value, limits: Value, *, flag_nan: bool) -> Value:
         """Activate the sums of rows that begin at given elements, store them, and return the flags.
