@@ -14,12 +14,13 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from taskgraph_dnn.activations import Values
+from taskgraph_dnn.activations import Values, aligned_empty
 from taskgraph_dnn.arguments import whole_number
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.errors import InputError, PlanError
-from taskgraph_dnn.inputs import checked_rows
+from taskgraph_dnn.inputs import checked_rows, row_slice
 from taskgraph_dnn.kernels import load_kernel
+from taskgraph_dnn.kernels.moves import fill
 from taskgraph_dnn.kernels.packing import packed_layer
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import Plan, make_plan
@@ -57,7 +58,8 @@ def compile_network(
 class CompiledNetwork:
     """A function from samples to outputs; any number of threads may call it at a time.
 
-    Each thread has buffers of its own, for `batch` samples, from its first call on.
+    Each thread has buffers of its own, for `batch` samples, from its first call on. Pickled, it is made anew where it
+    arrives.
 
     Attributes:
         inputs, outputs: values of a sample that goes in, and that comes out.
@@ -68,15 +70,14 @@ class CompiledNetwork:
         self.inputs, self.plan = inputs, plan
         self.outputs = network.outputs if places is None else len(places)
         kernels = [load_kernel(layer.kernel) for layer in plan.layers]
-        self._packed = [
-            packed_layer(y, kernel, np.dtype(plan.dtype)) for y, kernel in zip(network, kernels, strict=True)
-        ]
-        self._runs = [partial(kernel.run, packed) for kernel, packed in zip(kernels, self._packed, strict=True)]
-        self._network, self._places, self._reads_rows = network, places, kernels[0].reads_rows
-        # Layers that read several sources find them copied side by side, which is no kernel's call.
-        self._records = not self._reads_rows and all(len(read) == 1 for read in network.wiring.sources)
-        self._local = _Local()
+        packed = [packed_layer(y, kernel, np.dtype(plan.dtype)) for y, kernel in zip(network, kernels, strict=True)]
+        runs = [partial(kernel.run, layer) for kernel, layer in zip(kernels, packed, strict=True)]
+        self._network, self._places = network, places
+        self._program = _Program(network, runs, plan, reads_rows=kernels[0].reads_rows)
         self(np.zeros((plan.samples, inputs), np.float32))  # compiles what is compiled at its first call
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CompiledNetwork, (self.inputs, self._network, self.plan, self._places)
 
     def __call__(self, samples: Any) -> NDArray[Any]:
         """Return the outputs, samples x outputs, of the plan's dtype: the bits that `infer` gives with these kernels.
@@ -95,81 +96,69 @@ class CompiledNetwork:
         count, most = rows.shape[0], self.plan.samples
         outputs = np.empty((count, self._network.outputs), self.plan.dtype)
         for first in range(0, count, most):
-            self._run(rows[first : first + most], outputs[first : first + most])
+            stop = min(first + most, count)
+            self._program.run(row_slice(rows, first, stop), outputs[first:stop])
         if self._places is None:
             return outputs
         return np.where(self._places >= 0, outputs[:, np.maximum(self._places, 0)], outputs.dtype.type(0))
 
-    def _run(self, rows: Any, outputs: NDArray[Any]) -> None:
-        """Fill the outputs of at most a batch."""
-        tiles = -(-rows.shape[0] // self.plan.lanes)
-        program = self._program(tiles)
-        values = program.run(scipy.sparse.csr_array(rows) if self._reads_rows else _dense(rows))
-        for tile, first in zip(values, range(0, len(outputs), self.plan.lanes), strict=False):
-            part = outputs[first : first + self.plan.lanes]
-            part[...] = tile[:, : len(part)].T
 
-    def _program(self, tiles: int) -> "_Program":
-        programs = self._local.programs
-        if tiles not in programs:
-            programs[tiles] = _Program(self._network, self._runs, self.plan, tiles)
-            if self._records:
-                programs[tiles].record()
-        return programs[tiles]
+class _Program(threading.local):
+    """What a call does, in buffers that each thread has of its own, as large as a batch needs them.
 
-
-class _Local(threading.local):
-    """What each thread has of its own: a program for each number of tiles."""
-
-    def __init__(self) -> None:
-        self.programs: dict[int, _Program] = {}
-
-
-def _dense(rows: Any) -> NDArray[np.float32]:
-    return np.asarray(rows.toarray() if scipy.sparse.issparse(rows) else rows)
-
-
-class _Program:
-    """What a call does for so many tiles, in buffers of one thread.
-
-    Where each layer reads one source, in tiles, the kernels' calls are written down, with their buffers.
+    Where each layer reads one source, in tiles, the kernels' calls are written down for each number of tiles, with
+    their buffers.
     """
 
-    def __init__(self, network: Network, runs: Sequence[Callable[..., None]], plan: Plan, tiles: int) -> None:
-        self._network, self._runs, self._tiles, self._lanes = network, runs, tiles, plan.lanes
-        self._inputs = np.zeros((tiles, network.inputs, plan.lanes), plan.dtype)
+    def __init__(self, network: Network, runs: Sequence[Callable[..., None]], plan: Plan, *, reads_rows: bool) -> None:
+        self._network, self._runs, self._lanes, self._reads_rows = network, runs, plan.lanes, reads_rows
+        # Layers that read several sources find them copied side by side, which is no kernel's call.
+        self._records = not reads_rows and all(len(read) == 1 for read in network.wiring.sources)
+        most = -(-plan.samples // plan.lanes)
+        self._inputs = aligned_empty((0 if reads_rows else most, network.inputs, plan.lanes), plan.dtype)
         self._passage = Passage(network, self._compute, plan.lanes, plan.dtype)
-        self._calls: list[Callable[[], None]] = []
-        self._recording = False
-        self._outputs: Values | None = None
+        self._calls: dict[int, list[Callable[[], None]]] = {}
+        self._outputs: dict[int, Values] = {}
+        self._latest: list[Callable[[], None]] = []
+        self._inputs[...] = 0
+        if self._records:
+            self._through(self._inputs, most)  # makes all buffers as large as they will ever be
 
-    def record(self) -> None:
-        """Write down the calls."""
-        self._through(self._inputs)  # makes all buffers as large as they need to be
-        self._recording = True
-        self._outputs = self._through(self._inputs)
-        self._recording = False
+    def run(self, rows: Any, outputs: NDArray[Any]) -> None:
+        """Fill the outputs of some rows, an array or CSR, at most a batch."""
+        tiles = -(-len(outputs) // self._lanes)
+        if self._reads_rows:
+            values = self._through(scipy.sparse.csr_array(rows), tiles)
+        else:
+            self._fill(rows.toarray() if scipy.sparse.issparse(rows) else rows)
+            values = self._recorded(tiles) if self._records else self._through(self._inputs[:tiles], tiles)
+        for tile, first in zip(values, range(0, len(outputs), self._lanes), strict=True):
+            part = outputs[first : first + self._lanes]
+            part[...] = tile[:, : len(part)].T
 
-    def run(self, rows: Any) -> Values:
-        """Return the outputs' tiles, which are valid until the next call; rows are an array, or CSR."""
-        if scipy.sparse.issparse(rows):
-            return self._through(rows)
-        for tile, first in zip(self._inputs, range(0, len(rows), self._lanes), strict=False):
-            part = rows[first : first + self._lanes]
-            tile[:, : len(part)] = part.T  # what else is in the tile, nobody reads
-        if self._outputs is None:
-            return self._through(self._inputs)
-        for call in self._calls:
-            call()
-        return self._outputs
+    def _fill(self, rows: NDArray[Any]) -> None:
+        whole = len(rows) // self._lanes
+        if whole:
+            fill(self._inputs[:whole], rows[: whole * self._lanes])
+        if rest := len(rows) % self._lanes:
+            self._inputs[whole, :, :rest] = rows[-rest:].T  # what else is in the tile, nobody reads
 
-    def _through(self, given: Any) -> Values:
+    def _recorded(self, tiles: int) -> Values:
+        if tiles not in self._calls:
+            self._outputs[tiles] = self._through(self._inputs[:tiles], tiles)
+            self._calls[tiles] = self._latest
+        else:
+            for call in self._calls[tiles]:
+                call()
+        return self._outputs[tiles]
+
+    def _through(self, given: Any, tiles: int) -> Values:
+        self._latest = []
         for first, _ in self._network.wiring.segments:
-            given, _ = self._passage.through(first, given, self._tiles)
+            given, _ = self._passage.through(first, given, tiles)
         return np.asarray(given)
 
     def _compute(self, layer: int, inputs: Any, outputs: Values, alive: NDArray[np.bool_]) -> None:
         call = partial(self._runs[layer], inputs, outputs, alive)
         call()
-        if self._recording:
-            self._calls.append(call)
+        self._latest.append(call)

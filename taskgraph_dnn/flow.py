@@ -80,21 +80,32 @@ class Block:
         values: tiles x neurons x lanes, or rows.
         samples, copies: of each place, as of `Activations`.
         places: which places hold a sample that is still on its way, ascending; the others are not looked at again.
+        carried: how many samples these stand for.
     """
 
     values: Any
     samples: Numbers
     copies: Numbers
     places: Numbers
+    carried: int
 
     @classmethod
     def of(cls, values: Any, samples: Numbers, copies: Numbers) -> "Block":
         """Return a block of which all samples are on their way."""
-        return cls(values, samples, copies.copy(), np.arange(len(samples)))
+        return cls(values, samples, copies.copy(), np.arange(len(samples)), int(copies.sum()))
 
     def only(self, places: Numbers) -> "Block":
         """Return the block with these samples left."""
-        return Block(self.values, self.samples, self.copies, places)
+        return Block(self.values, self.samples, self.copies, places, int(self.copies[places].sum()))
+
+    def where(self, flags: NDArray[np.bool_]) -> "Block":
+        """Return the block with those samples left whose places have a flag: mostly, all of them."""
+        there = flags[self.places]
+        return self if np.count_nonzero(there) == there.size else self.only(self.places[there])
+
+    def become(self, values: Any) -> "Block":
+        """Return the same samples with other values."""
+        return Block(values, self.samples, self.copies, self.places, self.carried)
 
 
 class Budget(NamedTuple):
@@ -116,7 +127,7 @@ class Budget(NamedTuple):
 
 def _effort(layer: Layer, samples: int) -> float:
     """Return what a layer takes for a block of so many samples, in multiply-adds."""
-    return samples * (layer.nnz + PASS * (layer.inputs + layer.outputs)) + CALLS / 2
+    return samples * (layer.nnz + PASS * sum(layer.shape)) + CALLS / 2
 
 
 class Pool:
@@ -214,6 +225,7 @@ class Flow:
         self._drops_dead, self._folds, self._settles = (
             name in span.reductions for name in ("dead-samples", "duplicate-samples", "fixed-point")
         )
+        self._looks = self._folds or self._settles
         self._pools: dict[int, Pool] = {}
         self._more = bool(span.reductions)  # whether blocks may still come
         self._compared = False  # with the layer before, at the last look: folding and repeating take turns
@@ -235,7 +247,7 @@ class Flow:
 
         It is left as it is unless enough work was done to allow for a look.
         """
-        if not (self._folds or self._settles) or not self._may_look(block):
+        if not (self._looks and self._may_look(block)):
             return block
         self._compared = False
         threshold, target = self._proved.thresholds[layer], min(self._proved.settled[layer], self._span.stop)
@@ -296,16 +308,16 @@ class Flow:
     def _through(self, first: int, block: Block) -> Block:
         """Compute the segment that begins with the layer `first`, and drop the dead."""
         samples = len(block.samples)
-        tiles = -(-samples // self._span.lanes)
-        outputs, flags = self._passage.through(first, block.values, tiles)
+        outputs, flags = self._passage.through(first, block.values, -(-samples // self._span.lanes))
         for layer, alive in enumerate(flags, start=first):
-            self.budget = Budget(self.budget.allowed, self.budget.done + _effort(self._layers[layer], samples))
-            living = block.places[alive[block.places]]
-            left = living if self._drops_dead and self._proved.dead[layer + 1] else block.places
-            done = samples * self._layers[layer].nnz
-            self._count(layer, layer + 1, int(block.copies[living].sum()), left.size, done)
+            if self._looks:
+                self.budget = Budget(self.budget.allowed, self.budget.done + _effort(self._layers[layer], samples))
+            living = block.where(alive)
+            left = living if self._drops_dead and self._proved.dead[layer + 1] else block
+            counts = self.counts[layer - self._span.first]
+            counts += (living.carried, left.places.size, samples * self._layers[layer].nnz)
         ended = layer + 1 == len(self._layers)  # rows of the result that are zero need not be made
-        after = Block(outputs, block.samples, block.copies, living if ended else left)
+        after = (living if ended else left).become(outputs)
         if self._settles and self._proved.tied[layer] and isinstance(block.values, np.ndarray):
             target = min(layer + 1 + self._proved.tied[layer], self._span.stop)
             after = self._repeat(layer, target, block, after, alive)
@@ -317,8 +329,8 @@ class Flow:
             self._pools[layer] = Pool(2 * self._span.tiles_at_once, neurons, self._span.lanes, self._span.dtype)
         return self._pools[layer]
 
-    def _count(self, layer: int, stop: int, alive: int, distinct: int, done: int) -> None:
-        self.counts[layer - self._span.first : stop - self._span.first] += (alive, distinct, done)
+    def _count_settled(self, layer: int, stop: int, alive: int, distinct: int) -> None:
+        self.counts[layer - self._span.first : stop - self._span.first] += (alive, distinct, 0)
 
     def _fold(self, block: Block, hashes: NDArray[np.uint64]) -> Block:
         """Let the first of several equal samples stand for all of them."""
@@ -345,7 +357,7 @@ class Flow:
             self._join(block, others, np.repeat(first, others.size))
             block = block.only(first)
         samples, copies = block.samples[block.places], block.copies[block.places]
-        self._count(layer, target, int(copies.sum()), samples.size, 0)
+        self._count_settled(layer, target, block.carried, samples.size)
         last, lanes = self._layers[target - 1], self._span.lanes
         cap = np.dtype(self._span.dtype).type(last.cap)
         if target < self._span.stop:
@@ -363,8 +375,7 @@ class Flow:
         same = equal(before.values, after.places, after.values, after.places)
         if same.any():
             settled = after.only(after.places[same])
-            living = settled.places[alive[settled.places]]
-            self._count(layer + 1, target, int(settled.copies[living].sum()), settled.places.size, 0)
+            self._count_settled(layer + 1, target, settled.where(alive).carried, settled.places.size)
             if target < self._span.stop:
                 self._pool(target).add(settled)
             else:

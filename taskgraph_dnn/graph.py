@@ -12,9 +12,9 @@
     outputs-TOKEN, p, 0                    dense outputs of partition p, where somebody asks for them as a Dask array
 
 Two expressions make it. `InferencePartitions` is what a collection holds: its keys are the last span of every
-partition. `InferenceResult` is what `compute` asks for: one key, the joined result. (On a cluster, `executors` asks for
-the partitions instead, and joins them itself.) An expression is sent to a cluster as it is, and the graph is built
-where the scheduler runs.
+partition; `Inference.compute` asks for these, and joins them itself. `InferenceResult` is what `dask.compute` asks for,
+who may compute other collections with it: one key, the joined result. An expression is sent to a cluster as it is, and
+the graph is built where the scheduler runs.
 
 The methods with underscores are Dask's expression protocol (`dask._expr.Expr`).
 """
@@ -41,7 +41,7 @@ from taskgraph_dnn.io.rows import SharedRows
 from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import Plan
-from taskgraph_dnn.result import Result, collect, scores_of
+from taskgraph_dnn.result import collect, scores_of
 from taskgraph_dnn.spans import Finished, left_over, run_span
 
 # Dask takes a matrix for 56 bytes, and then moves and spills blindly.
@@ -49,7 +49,7 @@ sizeof.register(scipy.sparse.csr_array, sparse_nbytes)
 
 
 class _Partitions(Expr):  # type: ignore[misc]
-    """Partitions of an inference, which `compute` joins."""
+    """Partitions of an inference, which a result joins."""
 
     _determ_token: str
 
@@ -72,7 +72,7 @@ class _Partitions(Expr):  # type: ignore[misc]
         return self._determ_token
 
     def finalize_compute(self) -> "InferenceResult":
-        """Return the expression that `compute` evaluates; Dask wants it to have one key."""
+        """Return the expression that `dask.compute` evaluates; Dask wants it to have one key."""
         return InferenceResult(self, self.plan, self.places, self.read_seconds, self.prepare_seconds)
 
 
@@ -248,16 +248,10 @@ class InferenceResult(Expr):  # type: ignore[misc]
     def __dask_keys__(self) -> list[Any]:
         return [self._name]
 
-    def joined(self, finished: Sequence[Finished]) -> Result:
-        """Return the result, where somebody has taken the finished partitions."""
-        return collect(finished, *self._described())
-
     def _layer(self) -> dict[Any, Any]:
         finished = List(*(TaskRef(key) for key in self.partitions.__dask_keys__()))
-        return {self._name: Task(self._name, collect, finished, *self._described())}
-
-    def _described(self) -> tuple[Any, ...]:
-        return self.plan, self.places, self.read_seconds, self.prepare_seconds
+        described = self.plan, self.places, self.read_seconds, self.prepare_seconds
+        return {self._name: Task(self._name, collect, finished, *described)}
 
 
 def array_expr(array: Any) -> Expr:

@@ -227,10 +227,12 @@ class Inference(DaskMethodsMixin):  # type: ignore[misc]
             ClusterError: a worker has too little memory for the plan, or the cluster failed or made no progress.
             CheckpointError: a worker does not see the checkpoint, or it cannot be written, or what is there is damaged.
         """
-        self._check_checkpoint(kwargs.get("scheduler"))
-        with executors.submission(self.plan, kwargs.get("scheduler")) as scheduler, awaited(self.token):
-            result: Result = super().compute(**kwargs | {"scheduler": scheduler})
-        return result
+        scheduler = kwargs.pop("scheduler", None)
+        self._check_checkpoint(scheduler)
+        with executors.submission(self.plan, scheduler) as run, awaited(self.token):
+            finished = run(self.expr.optimize(), **kwargs)
+        join, described = self.__dask_postcompute__()
+        return join(finished, *described)
 
     def persist(self, **kwargs: Any) -> "Inference":
         """Run it, keep the finished partitions in memory, here or on the cluster, and return that inference.

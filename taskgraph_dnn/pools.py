@@ -11,23 +11,37 @@ from threadpoolctl import ThreadpoolController
 
 _lock = threading.Lock()
 _inside = 0
+_pools: ThreadpoolController
 _limits = ExitStack()
 
 
 @contextmanager
 def one_thread_each() -> Iterator[None]:
-    """Keep BLAS to one thread for as long as any thread of this process is in such a context.
+    """Keep BLAS to one thread, for calls from this thread, in this context.
 
-    The limits are those of the process, so the first thread that comes sets them, and the last one that goes puts back
-    what was there.
+    OpenBLAS has one limit for the process. MKL has one for each thread, and so has a BLAS that works with OpenMP: what
+    has still more threads once the process's limits are set is limited here as well.
     """
-    global _inside
+    with _one_thread_in_the_process() as pools:
+        others = [pool["filepath"] for pool in pools.info() if pool["num_threads"] != 1]
+        with pools.select(filepath=others).limit(limits=1):
+            yield
+
+
+@contextmanager
+def _one_thread_in_the_process() -> Iterator[ThreadpoolController]:
+    """Keep the process's limits at one thread for as long as any thread is in such a context, and give BLAS's pools.
+
+    The first thread that comes sets the limits, and the last one that goes puts back what was there.
+    """
+    global _inside, _pools
     with _lock:
         if not _inside:
-            _in_a_thread(lambda: _limits.enter_context(ThreadpoolController().limit(limits=1, user_api="blas")))
+            _pools = ThreadpoolController().select(user_api="blas")
+            _in_a_thread(lambda: _limits.enter_context(_pools.limit(limits=1)))
         _inside += 1
     try:
-        yield
+        yield _pools
     finally:
         with _lock:
             _inside -= 1

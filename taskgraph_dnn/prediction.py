@@ -31,6 +31,7 @@ from taskgraph_dnn.arguments import whole_number
 from taskgraph_dnn.checkpoints import Attempt, Checkpoint, begin
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.data import StoredSamples, open_samples
+from taskgraph_dnn.data.files import path_here
 from taskgraph_dnn.data.sinks import Sink, Table, sink_of
 from taskgraph_dnn.errors import CheckpointError, FileError, InputError, PlanError
 from taskgraph_dnn.events import TaskEvent
@@ -171,7 +172,8 @@ def predict(
         network: what to run.
         samples: as of `infer`.
         output: .parquet (a folder with a file for each partition), .csv, .npz (arrays `outputs`, `labels`, `values` and
-            `indices`, as far as they were asked for) or .zarr (a group of these); a path that all workers see.
+            `indices`, as far as they were asked for) or .zarr (a group of these); a path that all workers see, or a
+            file:// URL.
         columns: of files of samples, as of `read_samples`.
         outputs: write all outputs; this is what is written where nothing else is asked for.
         labels: write the number of each sample's largest output; see `Result.labels`.
@@ -216,18 +218,28 @@ def predict(
     )
 
 
-def draft_of(output: Path) -> Path:
-    """Return the folder where what is finished waits."""
-    return output.with_name(f".predict-{output.name}")
+def draft_of(output: str | os.PathLike[str]) -> Path:
+    """Return the folder where what is finished waits; raises as `predict` where the output cannot be one."""
+    target = _path(output).resolve()
+    return target.with_name(f".predict-{target.name}")
 
 
 def _target(output: str | os.PathLike[str]) -> Path:
-    if "://" in os.fspath(output):
-        raise FileError(f"cannot write {os.fspath(output)}: the output is a path that all workers see, not a URL")
-    target = Path(output)
+    target = _path(output)
     if target.exists():
         raise FileError(f"cannot write {target}: it exists already")
     return check_writable(target)
+
+
+def _path(output: str | os.PathLike[str]) -> Path:
+    path = path_here(os.fspath(output))
+    if path is None:
+        # Stores of objects cannot rename: somebody would see half of it, and a killed run could leave that for good.
+        where = os.fspath(output)
+        raise FileError(
+            f"cannot write {where}: an output appears at once, so it is a path that all workers see, not a URL"
+        )
+    return path
 
 
 def _begin(

@@ -7,10 +7,10 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 
 from taskgraph_dnn.events import TaskEvent
+from taskgraph_dnn.kernels.moves import NonzeroRows, joined
 from taskgraph_dnn.meter import Weights
 from taskgraph_dnn.plan import Plan
 from taskgraph_dnn.scores import Scores
@@ -165,13 +165,13 @@ def collect(
 ) -> Result:
     """Join the finished partitions, merged ones last, to a result."""
     events = tuple(event for partition in partitions for event in partition.events)
-    joined = scores_of(partitions, 0, plan.samples, places, plan.layers[-1].outputs, plan.dtype)
+    scores = scores_of(partitions, 0, plan.samples, places, plan.layers[-1].outputs, plan.dtype)
     seconds = Seconds(
         read=read_seconds,
         prepare=prepare_seconds + sum(event.prepare_seconds for event in events),
         infer=_infer_seconds(events),
     )
-    return Result(joined.distinct, joined.rows, places, seconds, plan, events)
+    return Result(scores.distinct, scores.rows, places, seconds, plan, events)
 
 
 def scores_of(
@@ -187,11 +187,14 @@ def scores_of(
         outputs: columns of the partitions' outputs.
         dtype: of these.
     """
-    empty = scipy.sparse.csr_array((0, outputs), dtype=dtype)
-    distinct = scipy.sparse.vstack([empty, *(partition.outputs for partition in partitions)], format="csr")
+    finished = [NonzeroRows(np.diff(p.outputs.indptr), p.outputs.indices, p.outputs.data) for p in partitions]
+    distinct = joined(finished, outputs, dtype)
+    distinct.has_canonical_format = True  # as each partition's is; else whoever sorts it looks through all of it
     rows = np.full(stop - first, -1)
     rows[np.concatenate([np.empty(0, int), *(p.samples - first for p in partitions)])] = np.arange(distinct.shape[0])
-    return Scores(distinct, rows[_representatives(partitions, first, stop)], places)
+    if any(partition.twins.size for partition in partitions):
+        rows = rows[_representatives(partitions, first, stop)]
+    return Scores(distinct, rows, places)
 
 
 def _representatives(partitions: Sequence[Finished], first: int, stop: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -193,11 +194,15 @@ class _ReadAhead:
         self.reached = first - 1  # the last layer that a block has come to
         self.asked = first  # the first layer behind it that nobody was asked to read
         self.nbytes = 0  # of the layers between these two
-        self.most = task_bytes("read-bytes") // 4
+
+    @cached_property
+    def most(self) -> int:
+        """How many bytes may be read ahead; a network in memory never asks."""
+        return task_bytes("read-bytes") // 4
 
     def reach(self, layer: int) -> None:
         """Say that `layer` is computed next."""
-        if layer <= self.reached:
+        if layer <= self.reached or not self.network.layers[layer].stored:
             return
         for passed in range(self.reached + 1, min(layer + 1, self.asked)):
             self.nbytes -= self.network[passed].nbytes

@@ -14,7 +14,7 @@ import scipy.io
 from click.testing import CliRunner
 from threadpoolctl import threadpool_info
 
-from taskgraph_dnn.benchmarks import fingerprint, timing
+from taskgraph_dnn.benchmarks import fingerprint, runs, timing
 from taskgraph_dnn.benchmarks.cases import layers, networks
 from taskgraph_dnn.benchmarks.cases.layers import Case
 from taskgraph_dnn.benchmarks.harness import run_suites
@@ -537,7 +537,7 @@ def test_command_measures_and_shows_tables(cases, small_ceilings, monkeypatch, t
 def problems(monkeypatch):
     found = {"random": lambda: networks.random_network(64, 3, 8, 100), "pruned": lambda: networks.pruned_network(100)}
     monkeypatch.setattr(reductions, "PROBLEMS", found)
-    monkeypatch.setattr(reductions, "rest", lambda: None)
+    monkeypatch.setattr(runs, "rest", lambda: None)
 
 
 def test_overhead_is_measured_where_nothing_can_be_left_out(problems):
@@ -564,7 +564,7 @@ def test_a_network_with_structure_says_nothing_of_overhead(problems):
 
 
 def test_a_wrong_answer_ends_the_measurement_of_reductions(problems, monkeypatch):
-    monkeypatch.setattr(reductions, "reference_outputs", lambda network, rows: np.ones((len(rows), 64)))
+    monkeypatch.setattr(runs, "reference_outputs", lambda network, rows: np.ones((len(rows), 64)))
     with pytest.raises(KernelError, match="none: the answer is off"):
         list(reductions.measure_case("random", networks.random_network(64, 3, 8, 100), rounds=1))
 

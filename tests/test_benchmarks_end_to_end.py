@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from taskgraph_dnn.benchmarks.cases.networks import pruned_network, random_netwo
 from taskgraph_dnn.benchmarks.peers import networks as peer_networks
 from taskgraph_dnn.benchmarks.peers.chains import scipy_rows
 from taskgraph_dnn.benchmarks.peers.networks import PEERS, NetworkPeer, Way, Work, fastest_way, our_contender
-from taskgraph_dnn.benchmarks.report.records import Report
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort
 from taskgraph_dnn.benchmarks.suites import end_to_end
 from taskgraph_dnn.benchmarks.timing import measured
@@ -151,13 +152,18 @@ def test_the_suite_says_who_is_ahead_and_what_was_left_out_or_is_missing():
     report = Report("now", "smoke", {}, end_to_end.missing(), tuple(found))
     beside, everything = end_to_end.tables(report)
     head, *rows = beside.rows
-    assert head[3:] == [peer.name for peer in PEERS]
+    assert head[4:] == [peer.name for peer in PEERS]
     assert [row[0] for row in rows] == ["a", "b"]
     for row in rows:
         cells = dict(zip(head, row, strict=True))
         assert cells["scipy"].endswith(("ahead", "behind", "open"))
         assert all(cells[name] == "missing" for name in report.missing)
     assert rows[1][head.index("scipy sparse")] == "left out: outputs without a sum are not all zero"
+    assert {row[3] for row in rows} == {""}  # nobody knows what the machine can do
+    ceilings = [Measurement("ceilings", "multiply-adds", "sgemm", "ceiling", rounds=(2.0,), work=1e9)]
+    of_sgemm = end_to_end.tables(replace(report, measurements=(*found, *ceilings)))[0].rows[1][3]
+    none = next(each for each in found if each.contender == "none")
+    assert of_sgemm == f"{np.median([none.work / seconds for seconds in none.rounds]) / 0.5e9:.0%}"
     assert len(everything.rows) == 1 + len(found)
     assert [m.contender for m in found if m.details.get("default")] == ["exact", "exact"]
 

@@ -105,11 +105,13 @@ def test_parts_are_those_of_the_process(report):
 
 
 def test_tables_show_every_process(report):
-    imports, runs, parts = startup.tables(report)
+    imports, runs, goal, parts = startup.tables(report)
     assert [row[1] for row in imports.rows[1:]] == ["pass", "import taskgraph_dnn"]
-    assert [row[4] for row in runs.rows if row[1] == "taskgraph-dnn run, threads"] == ["1.00"]
+    assert [row[4] for row in runs.rows if row[1] == "taskgraph-dnn run, threads"] == ["1"]
     assert sum(row[2].startswith("left out") for row in runs.rows) == 2
     assert [row[0] for row in parts.rows[1:-1]] == list(startup._PARTS)
+    assert [(row[0], row[3]) for row in goal.rows[1:]] == [("taskgraph-dnn run, threads", "2 s")]
+    assert goal.rows[1][-1] in ("reached", "open", "missed")
 
 
 def test_scipy_finds_the_same_from_its_own_files(tmp_path):

@@ -1,6 +1,10 @@
 """Networks as plain functions: the bits of `infer`, from any thread, for any number of samples."""
 
+import multiprocessing
+import os
+import pickle
 import threading
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -8,6 +12,7 @@ import scipy.sparse
 
 import taskgraph_dnn as tg
 from taskgraph_dnn.errors import InputError, KernelError, PlanError
+from taskgraph_dnn.spare import SPARE
 from tests.conftest import random_layer
 from tests.test_inference import oracle
 
@@ -119,14 +124,67 @@ def test_runs_of_infer_at_the_same_time_leave_its_buffers_alone(network, rows):
     assert all(found)
 
 
-def test_nothing_is_made_anew_in_a_call(network, rows):
+def test_nothing_is_made_anew_in_a_call(network, rows, monkeypatch):
     model = tg.compile(network, batch=32, kernel="csr")
-    model(rows[:32])
-    programs = dict(model._local.programs)
-    model(rows[32:64])
-    model(rows[:20])
-    assert model._local.programs == programs
-    assert [len(program._calls) for program in programs.values()] == [3]
+    expected = [model(rows[:count]) for count in (32, 31, 20, 16)]
+    monkeypatch.setattr("taskgraph_dnn.segments.Passage.through", lambda *_: pytest.fail("calls are not written down"))
+    for answer in expected:
+        np.testing.assert_array_equal(model(rows[: len(answer)]), answer)
+
+
+def test_batches_of_all_sizes_share_the_buffers_of_the_largest(network, rows, monkeypatch):
+    lent, borrow = [], SPARE.borrow
+    monkeypatch.setattr(SPARE, "borrow", lambda shape, dtype: lent.append(shape) or borrow(shape, dtype))
+    model = tg.compile(network, batch=100, kernel="csr")
+    made = len(lent)
+    assert made
+    for count in range(1, 101):
+        np.testing.assert_array_equal(model(rows[:count])[-1], model(rows[count - 1]))
+    assert len(lent) == made
+
+
+def test_a_copy_in_another_process_gives_the_same(network, rows):
+    model = tg.compile(network, batch=10, kernel="csr")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model))(rows), model(rows))
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        np.testing.assert_array_equal(pool.submit(model, rows).result(timeout=120), model(rows))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_it_can_be_called_after_a_fork(network, rows):
+    model = tg.compile(network, batch=10, kernel="csr")
+    expected = model(rows)
+    child = os.fork()
+    if not child:
+        same = False
+        try:
+            same = np.array_equal(model(rows), expected)
+        finally:
+            os._exit(not same)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(model(rows), expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: rows[::2, ::-1],
+        np.asfortranarray,
+        lambda rows: (rows * 100).astype(np.int16),
+        lambda rows: rows > 0.5,
+        lambda rows: rows.astype(np.float16),
+        lambda rows: scipy.sparse.coo_matrix(rows > 0.5),
+        lambda rows: scipy.sparse.csr_array(rows * (rows > 0.5))[:37],
+    ],
+    ids=["strided", "fortran", "integers", "booleans", "halves", "coo", "csr"],
+)
+@pytest.mark.parametrize("kernel", ["csr", "push"])
+def test_arrays_of_any_kind_give_what_infer_gives(network, rows, change, kernel):
+    samples = change(rows)
+    for batch in (1, 7, 64):
+        found = tg.compile(network, batch=batch, kernel=kernel)(samples)
+        np.testing.assert_array_equal(found, dense(network, samples, kernel=kernel))
 
 
 @pytest.mark.parametrize(

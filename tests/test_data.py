@@ -1,16 +1,23 @@
 """Samples in files, Dask arrays and dataframes: against a dense float64 oracle, on threads and on worker processes."""
 
+import datetime
+import decimal
+import json
 import pickle
 import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import dask
 import numpy as np
 import pytest
 import scipy.io
 import scipy.sparse
+from click.testing import CliRunner
 from distributed import Client, LocalCluster
 
 import taskgraph_dnn as tg
+from taskgraph_dnn.cli import main
 from taskgraph_dnn.data import files, open_samples
 from taskgraph_dnn.data.stored import StoredPart
 from taskgraph_dnn.errors import FileError, InputError
@@ -115,6 +122,12 @@ def csv_without_names(folder, rows):
     return "x-*.csv"
 
 
+def compressed_csv(folder, rows):
+    names = ",".join(NAMES[: rows.shape[1]])
+    np.savetxt(folder / "x.csv.gz", rows, "%.9g", ",", header=names, comments="")
+    return "x.csv.gz"
+
+
 def challenge(folder, rows):
     tg.write_challenge_images(rows, folder / "x.tsv")
     return "x.tsv"
@@ -146,7 +159,7 @@ def zarr_in_a_group(folder, rows):
 
 FORMATS = [
     *(parquet, one_parquet, parquet_folder, npy, fortran_npy, npz, compressed_npz, sparse_npz, compressed_sparse_npz),
-    *(csv, csv_without_names, challenge, compressed_challenge, matrix_market, zarr, zarr_in_a_group),
+    *(csv, csv_without_names, compressed_csv, challenge, compressed_challenge, matrix_market, zarr, zarr_in_a_group),
 ]
 
 
@@ -221,6 +234,20 @@ def test_a_url_is_read_by_ranges_whatever_is_asked_of_the_server(tmp_path, netwo
     assert "all of it" not in server.log
 
 
+def test_zarr_behind_a_server_of_files(tmp_path, network, rows, monkeypatch):
+    pytest.importorskip("aiohttp")
+    monkeypatch.setenv("no_proxy", "*")
+    name = zarr(tmp_path, rows)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        found = tg.infer(network, f"http://127.0.0.1:{server.server_port}/{name}").compute().outputs.toarray()
+        server.shutdown()
+        thread.join()
+    np.testing.assert_allclose(found, oracle(network, rows), rtol=1e-5, atol=1e-5)
+
+
 def test_columns_are_taken_by_name_in_their_order(tmp_path, network, rows):
     order = np.random.default_rng(3).permutation(INPUTS)
     wide = np.hstack([np.full((SAMPLES, 1), 5, np.float32), rows[:, order]])
@@ -286,7 +313,7 @@ def test_the_graph_holds_names_and_no_rows(tmp_path, network, write):
 
 def test_looking_at_files_reads_no_rows(tmp_path, rows, monkeypatch):
     path = tmp_path / parquet(tmp_path, rows)
-    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *_, **__: pytest.fail("rows are read"))
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", lambda *_, **__: pytest.fail("rows are read"))
     with dask.config.set(scheduler="synchronous"):
         assert open_samples(path).shape == (SAMPLES, INPUTS)
 
@@ -306,15 +333,36 @@ def test_partitions_end_where_row_groups_do(tmp_path, network, rows):
 
 def test_only_the_groups_that_are_needed_are_read(tmp_path, rows, monkeypatch):
     pq.write_table(table(rows), tmp_path / "x.parquet", row_group_size=10)
-    read, original = [], pq.ParquetFile.read_row_group
+    read, original = [], pq.ParquetFile.iter_batches
     monkeypatch.setattr(
         pq.ParquetFile,
-        "read_row_group",
-        lambda self, group, *a, **k: read.append(group) or original(self, group, *a, **k),
+        "iter_batches",
+        lambda self, size, groups, *a, **k: read.extend(groups) or original(self, size, groups, *a, **k),
     )
     (part,) = open_samples(tmp_path / "x.parquet").parts([(25, 42)])
     np.testing.assert_array_equal(part.read(), rows[25:42])
     assert read == [2, 3, 4]
+
+
+def test_a_large_row_group_is_decoded_some_rows_at_a_time_and_no_further_than_needed(tmp_path, rows, monkeypatch):
+    pq.write_table(table(rows), tmp_path / "x.parquet", row_group_size=70)
+    monkeypatch.setattr("taskgraph_dnn.data.parquet._BATCH_NBYTES", 8 * 4 * INPUTS)
+    decoded, original = [], pq.ParquetFile.iter_batches
+
+    def counted(*given, **options):
+        for batch in original(*given, **options):
+            decoded.append(batch.num_rows)
+            yield batch
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    samples = open_samples(tmp_path / "x.parquet")
+    for first, stop in [(0, 100), (0, 1), (20, 30), (60, 80), (99, 100)]:
+        decoded.clear()
+        (part,) = samples.parts([(first, stop)])
+        np.testing.assert_array_equal(part.read(), rows[first:stop])
+        begun = 70 if first >= 70 else 0
+        assert max(decoded) <= 8
+        assert stop - begun <= sum(decoded) < stop - begun + 8
 
 
 def test_a_row_of_csv_may_lie_across_blocks(tmp_path, rows, monkeypatch):
@@ -425,8 +473,17 @@ def test_a_value_that_is_no_number_is_named_by_sample_and_input(tmp_path, networ
     import pyarrow
 
     pq.write_table(pyarrow.table(columns), tmp_path / "x.parquet", row_group_size=20)
-    with pytest.raises((InputError, FileError), match=f"sample 77, input 3 is {shown}"):
+    with pytest.raises((InputError, FileError), match=rf"x\.parquet: sample 77, input 3 is {shown}"):
         tg.infer(network, tmp_path / "x.parquet").compute()
+
+
+def test_of_many_files_the_one_with_a_value_that_is_no_number_is_named(where, tmp_path, network, rows):
+    path = tmp_path / parquet(tmp_path, rows)
+    damaged = rows[60:80].copy()
+    damaged[3, 5] = -np.inf
+    pq.write_table(table(damaged), tmp_path / "parts" / "part-10.parquet", row_group_size=9)
+    with pytest.raises(InputError, match=r"part-10\.parquet: sample 63, input 5 is -inf, expected a finite float32"):
+        tg.infer(network, path, partitions=2).compute()
 
 
 def test_a_column_of_words_is_refused(tmp_path, rows):
@@ -439,6 +496,33 @@ def test_a_column_of_words_is_refused(tmp_path, rows):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n3,x\n")
     with pytest.raises(FileError, match=r"cannot read partition 1 of 1, samples from 0 on, of .*x\.csv.*'x'"):
         tg.read_samples(tmp_path / "x.csv").compute()
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (["a"], r"dictionary<.*>"),
+        ([[1.0]], r"list<.*>"),
+        ([datetime.date(2026, 11, 22)], "date32.*"),
+        ([decimal.Decimal("1.5")], "decimal128.*"),
+        ([None], "null"),
+    ],
+)
+def test_columns_of_other_types_are_named(tmp_path, rows, values, kind):
+    import pyarrow
+
+    column = pyarrow.array(values * SAMPLES)
+    column = column.dictionary_encode() if values == ["a"] else column
+    pq.write_table(table(rows).set_column(3, "f3", column), tmp_path / "x.parquet")
+    with pytest.raises(FileError, match=rf"x\.parquet: column 'f3' holds {kind}, expected numbers"):
+        tg.read_samples(tmp_path / "x.parquet")
+
+
+@pytest.mark.parametrize("kind", [bool, np.int8, np.uint64, np.float16, np.float64])
+def test_columns_of_any_numbers_are_read(tmp_path, kind):
+    numbers = np.arange(SAMPLES * INPUTS).reshape(SAMPLES, INPUTS) % 2
+    pq.write_table(table(numbers.astype(kind)), tmp_path / "x.parquet")
+    np.testing.assert_array_equal(tg.read_samples(tmp_path / "x.parquet").compute(), numbers)
 
 
 def test_a_damaged_file_is_named_with_its_partition(where, tmp_path, network, rows):
@@ -469,6 +553,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path, network, rows):
     [
         ("absent.parquet", None, r"cannot find samples at .*absent\.parquet"),
         ("absent-*.csv", None, r"absent-\*\.csv: there is no file of samples"),
+        ("absent", None, r"cannot find samples at .*absent"),
         ("x.txt", "1 2", r"x\.txt is of no known format: expected .*\.parquet"),
         ("x.csv", "", r"x\.csv: the first line is empty"),
         ("x.csv", "1,2\n3\n", r"x\.csv"),
@@ -500,9 +585,17 @@ def test_other_arrays_are_refused(tmp_path, arrays, message):
 
 
 def test_other_sparse_formats_are_refused(tmp_path, rows):
-    scipy.sparse.save_npz(tmp_path / "x.npz", scipy.sparse.csc_array(rows))
-    with pytest.raises(FileError, match=r"in the format csc, expected csr: save matrix.tocsr\(\)"):
-        tg.read_samples(tmp_path / "x.npz")
+    for form in ("csc", "coo", "bsr"):
+        scipy.sparse.save_npz(tmp_path / "x.npz", scipy.sparse.coo_array(rows).asformat(form))
+        with pytest.raises(FileError, match=rf"in the format {form}, expected csr: save matrix.tocsr\(\)"):
+            tg.read_samples(tmp_path / "x.npz")
+
+
+def test_folders_of_folders_take_a_pattern(tmp_path, rows):
+    parquet(tmp_path, rows)
+    with pytest.raises(FileError, match=r"there is no file of samples \(a pattern with \*\* finds those in folders"):
+        tg.read_samples(tmp_path)
+    np.testing.assert_array_equal(tg.read_samples(tmp_path / "**" / "*.parquet").compute(), rows)
 
 
 def test_a_tsv_file_needs_the_number_of_inputs(tmp_path, rows):
@@ -535,3 +628,28 @@ def test_files_are_found_in_the_order_of_their_numbers(tmp_path):
     for number in (10, 9, 1):
         (tmp_path / f"part-{number}.csv").touch()
     assert [url.rsplit("-", 1)[1] for url in files.listed(str(tmp_path))] == ["1.csv", "9.csv", "10.csv"]
+
+
+@pytest.mark.parametrize("write", [parquet_folder, sparse_npz, csv, zarr, matrix_market])
+def test_run_takes_the_images_that_predict_takes(tmp_path, network, rows, write):
+    tg.write_packed(network, tmp_path / "n.safetensors")
+    command = "run", "--network", tmp_path / "n.safetensors", "--images", tmp_path / write(tmp_path, rows)
+    said = CliRunner().invoke(main, [*map(str, command), "--check", "50", "--json", str(tmp_path / "r.json")])
+    assert said.exit_code == 0, said.output
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["checks"][0]["passed"]
+    assert result["samples"] == SAMPLES
+
+
+def test_run_refuses_images_of_another_width_before_it_reads_them(tmp_path, network, rows, monkeypatch):
+    tg.write_packed(network, tmp_path / "n.safetensors")
+    monkeypatch.setattr(StoredPart, "read", lambda _: pytest.fail("rows are read"))
+    for images, message in (
+        (rows[:, 1:], "are 11 values wide, but the network has 12 inputs"),
+        (rows[:0], "no samples"),
+    ):
+        np.save(tmp_path / "x.npy", images)
+        command = "run", "--network", tmp_path / "n.safetensors", "--images", tmp_path / "x.npy"
+        said = CliRunner().invoke(main, [*map(str, command)])
+        assert said.exit_code == 1
+        assert message in said.output

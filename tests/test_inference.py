@@ -15,6 +15,7 @@ import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse
+from dask.callbacks import Callback
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -507,3 +508,26 @@ def test_an_interrupted_run_ends_at_the_next_layer(monkeypatch):
     assert len(computed) == 3
     assert len(inference.compute(scheduler="threads").categories) == 8  # another try is not given up
     assert len(computed) == 103
+
+
+def test_a_run_on_threads_has_no_task_but_the_plans(network, rng):
+    """Partitions are joined by whoever waits for them; `dask.compute` has a task for that."""
+    inference = tg.infer(network, rng.random((90, 30), np.float32), partitions=3, strategy="data")
+    ran = []
+    with Callback(pretask=lambda key, graph, state: ran.append(key)):
+        result = inference.compute()
+        assert len(ran) == len(set(ran)) == inference.plan.tasks == len(result.events) == 3
+        assert_same_outputs(dask.compute(inference)[0], result)
+    assert len(ran) == 2 * inference.plan.tasks + 1
+
+
+def test_the_joined_outputs_are_in_order_as_they_say(network, rng):
+    """Nobody has to look through all of them to sort them."""
+    distinct = tg.infer(network, rng.random((90, 30), np.float32), partitions=4).compute().distinct
+    arrays = distinct.data, distinct.indices, distinct.indptr
+    assert distinct.has_sorted_indices
+    assert scipy.sparse.csr_array(arrays, shape=distinct.shape).has_canonical_format
+
+
+def assert_same_outputs(found, expected):
+    np.testing.assert_array_equal(found.outputs.toarray(), expected.outputs.toarray())

@@ -1,7 +1,7 @@
 """What importers share: affine functions, sparse maps and layers in the making, beside plain numpy."""
 
 from itertools import product
-from math import inf
+from math import inf, nan
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from tests.models import assert_agrees
 
 @pytest.fixture
 def drafts():
-    return Drafts()
+    return Drafts("model")
 
 
 def check(drafts, value, rows, expected, *, layers=None):
@@ -234,7 +234,7 @@ def test_steps_are_run_in_order(drafts, rng):
         step("Scale", ["x"], ["a"], lambda read: [operators.multiplied(read[0], 2.0)]),
         step("Add", ["a", "one"], ["b"], lambda read: [operators.added(*read)]),
     ]
-    value = translate(steps, {"x": drafts.input((3,)), "one": 1.0}, drafts, "b", "model")
+    value = translate(steps, {"x": drafts.input((3,)), "one": 1.0}, drafts, "b")
     rows = rng.standard_normal((4, 3)).astype(np.float32)
     check(drafts, value, rows, 2 * rows + 1)
 
@@ -250,7 +250,7 @@ def test_what_several_read_is_computed_once(drafts, rng):
     ]
     for unread, nnz in ((0, 25 + 4 * 5), (3, 25)):
         inner = steps[:3] + steps[3:] if not unread else steps[:3]
-        value = translate(inner, {"x": drafts.input((5,))}, drafts, "a" if unread else "y", "model")
+        value = translate(inner, {"x": drafts.input((5,))}, drafts, "a" if unread else "y")
         assert drafts.network(value).nnz == nnz
 
 
@@ -271,13 +271,13 @@ def test_all_faults_are_found(drafts):
         r"Lost, which reads 'nothing' before anything has made it \(1: lost-f\)$"
     )
     with pytest.raises(NetworkError, match=message):
-        translate(steps, {"x": drafts.input((3,))}, drafts, "e", "model")
+        translate(steps, {"x": drafts.input((3,))}, drafts, "e")
 
 
 def test_an_output_must_depend_on_the_input(drafts):
     for output in ("c", "z"):
         with pytest.raises(NetworkError, match=f"model: its output '{output}' does not depend on its input"):
-            translate([], {"x": drafts.input((3,)), "c": np.ones(3)}, drafts, output, "model")
+            translate([], {"x": drafts.input((3,)), "c": np.ones(3)}, drafts, output)
 
 
 @pytest.mark.parametrize(
@@ -288,6 +288,12 @@ def test_an_output_must_depend_on_the_input(drafts):
         (lambda d, x: operators.multiplied(x, x), "two values that both depend"),
         (lambda d, x: operators.divided(x, [1.0, 0, 1]), "constants that are not 0"),
         (lambda d, x: operators.added(x, np.ones((2, 2, 3))), r"samples of shape \(2, 3\) and constants of shape"),
+        (lambda d, x: operators.added(x, d.input((3,))), r"samples of shape \(2, 3\) and samples of shape \(3,\)"),
+        (lambda d, x: operators.added(x, [0, inf, 0]), "with a constant of inf, expected finite numbers"),
+        (lambda d, x: operators.dense(d, x, np.full((3, 1), -inf)), "with a weight of -inf, expected finite numbers"),
+        (lambda d, x: operators.dense(d, x, np.ones((3, 1)), [nan]), "with a bias of nan, expected finite numbers"),
+        (lambda d, x: operators.normalised(d, x, *([np.full(2, -1.0)] * 4), 0), "with a weight of nan"),
+        (lambda d, x: operators.reshaped(x, [6, operators.SAMPLES]), "expected samples x 6 values"),
         (lambda d, x: operators.concatenated([x, x], 0), "along axis 0"),
         (lambda d, x: operators.concatenated([x, 1.0], 1), "with a constant"),
         (lambda d, x: operators.transposed(x, [1, 0, 2]), "where samples would not be first"),

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 import taskgraph_dnn as tg
 from taskgraph_dnn.cli import main
 from taskgraph_dnn.errors import FileError, MissingDependencyError, NetworkError
+from taskgraph_dnn.models.state_dict import array
 from tests.conftest import random_layer
 from tests.models import assert_agrees
 
@@ -158,9 +159,13 @@ WRONG = {
         {"0.weight": np.ones((2, 2)), "0.bias": np.ones(3)},
         r"0: bias has shape \(3,\), expected one number",
     ),
-    "no numbers": ({"0.weight": np.full((2, 2), np.nan)}, "0: weight of input 0, output 0 is nan"),
+    "no numbers": (
+        {"0.weight": np.full((2, 2), np.nan)},
+        "the state dict: 0: weight of input 0, output 0 is nan, expected a finite float32",
+    ),
+    "complex numbers": ({"0.weight": np.ones((2, 2)) * 1j}, "0: the numbers are complex128, expected real ones"),
     "texts": ({"0.weight": np.full((2, 2), "a")}, "0: could not convert"),
-    "no arrays": ({"epoch": 3, "model_state_dict": {}}, r"holds epoch of shape \(\), model_state_dict of shape"),
+    "no arrays": ({"epoch": 3, "model_state_dict": {}}, "holds epoch of type int, model_state_dict of type dict"),
 }
 
 
@@ -262,9 +267,32 @@ def test_a_pickle_of_torch_runs_no_code(tmp_path):
             return (tmp_path / "ran").touch, ()
 
     torch.save({"0.weight": Bad()}, tmp_path / "bad.pt")
-    with pytest.raises(FileError, match="more than tensors"):
-        tg.read_network(tmp_path / "bad.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    for name, reason in (("bad.pt", "Unsupported global: .*getattr"), ("text.pt", "KeyError")):
+        with pytest.raises(FileError, match=rf"more than tensors or is damaged \({reason}"):
+            tg.read_network(tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+def test_tensors_of_torch_without_numbers_are_refused():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    for tensor, message in (
+        (torch.ones(2, 2, device="meta"), "0: torch does not give the numbers: .*meta"),
+        (torch.ones(2, 2, dtype=torch.complex64), "0: the numbers are complex64, expected real ones"),
+    ):
+        with pytest.raises(NetworkError, match=f"the state dict: {message}"):
+            tg.from_torch({"0.weight": tensor})
+
+
+def test_weights_keep_their_precision_until_they_are_layers(rng):
+    """So that a file of float32 is not in memory twice as large."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    weights = rng.standard_normal((3, 2))
+    for dtype, kept in ((np.float32, np.float32), (np.float64, np.float64), (np.float16, np.float64)):
+        given = weights.astype(dtype)
+        for same in (given, torch.from_numpy(given)):
+            assert array(same).dtype == kept
+            np.testing.assert_array_equal(array(same), given)
 
 
 def test_sparse_tensors_of_torch(rng):
@@ -381,6 +409,11 @@ def test_npz_files_that_are_damaged(tmp_path, rng):
     for damaged in (content[:100], content[:-40], b"", content[:60] + bytes(20) + content[80:]):
         path.write_bytes(damaged)
         with pytest.raises(FileError, match="net.npz"):
+            tg.read_network(path)
+    central = content.index(b"PK\x01\x02")
+    for place in (central + 6, central + 10):  # the version of zip that is needed, and how it is compressed
+        path.write_bytes(content[:place] + b"\xd2" + content[place + 1 :])
+        with pytest.raises(FileError, match="cannot read .*net.npz as an .npz file"):
             tg.read_network(path)
     np.save(tmp_path / "array.npy", np.ones(3))
     path.write_bytes((tmp_path / "array.npy").read_bytes())

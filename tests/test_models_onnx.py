@@ -360,6 +360,24 @@ def test_a_classifier_of_scikit_learn(classes, before):
     assert tg.from_onnx(plain, output="probabilities").digest == network.digest
 
 
+def test_a_scaler_before_a_model_of_scikit_learn():
+    skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed")
+    from sklearn.neural_network import MLPRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((60, 8)) * 5 + 3).astype(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has not converged
+        pipeline = make_pipeline(StandardScaler(), MLPRegressor(hidden_layer_sizes=(6,), max_iter=5)).fit(
+            rows, rows[:, 0]
+        )
+    network = tg.from_onnx(skl2onnx.to_onnx(pipeline, rows[:1]))
+    assert len(network) == 2
+    assert_agrees(network, rows, pipeline.predict(rows))
+
+
 def test_a_model_of_keras(tmp_path, monkeypatch):
     pytest.importorskip("torch", reason="torch is not installed")
     monkeypatch.setenv("KERAS_BACKEND", "torch")
@@ -412,7 +430,15 @@ def test_files_that_are_damaged(tmp_path):
     with pytest.raises(FileError, match="cannot read .*model.onnx as an ONNX file"):
         tg.read_network(path)
     path.write_bytes(b"")
-    with pytest.raises((FileError, NetworkError), match="model.onnx"):
+    with pytest.raises(FileError, match="cannot read .*model.onnx as an ONNX file: it holds no graph"):
+        tg.read_network(path)
+    model = model_of([("MatMul", ["x", "w"], ["y"], {})], (4,), {"w": numbers(4, 5)})
+    path.write_bytes(model.SerializeToString().replace(b"n0", b"\xff\xfe").replace(b"MatMul", b"MatMal"))
+    with pytest.raises((FileError, NetworkError), match="model.onnx"):  # a name that is no text
+        tg.read_network(path)
+    model.graph.initializer[0].raw_data = b"few"
+    onnx.save(model, path)
+    with pytest.raises(NetworkError, match="model.onnx: cannot read the tensor 'w'"):
         tg.read_network(path)
 
 
@@ -457,6 +483,7 @@ def test_of_many_operators_some_are_named():
     refused([*nodes, ("Relu", ["v20"], ["y"], {})], match=r"Exp \(20: n0, n1, n2, n3, n4, n5, n6, n7, \.\.\.\)")
 
 
+COUNTED = [("Shape", ["x"], ["s0"], {}), ("Gather", ["s0", "axis"], ["n"], {})]
 UNSUPPORTED = {
     "two values": ([("Mul", ["x", "x"], ["y"], {})], "Mul of two values that both depend on the sample"),
     "weights that depend": ([("MatMul", ["w", "x"], ["y"], {})], "MatMul of a constant"),
@@ -504,6 +531,22 @@ UNSUPPORTED = {
     "constant output": ([("Relu", ["w"], ["y"], {})], "its output 'y' does not depend on its input"),
     "training": ([("Dropout", ["x", "", "yes"], ["y"], {})], "Dropout in training mode"),
     "statistics": ([("BatchNormalization", ["x", *["row"] * 4], ["y"], {"training_mode": 1})], "in training mode"),
+    "samples meet values": (
+        [("Unsqueeze", ["x", "one"], ["h"], {}), ("Add", ["x", "h"], ["y"], {})],
+        r"Add of samples of shape \(4,\) and samples of shape \(1, 4\)",
+    ),
+    "by the number of samples": (
+        [*COUNTED, ("Cast", ["n"], ["f"], {"to": TensorProto.FLOAT}), ("Div", ["x", "f"], ["y"], {})],
+        "Cast of the number of samples",
+    ),
+    "half of the samples": (
+        [*COUNTED, ("Div", ["n", "two"], ["h"], {}), ("Reshape", ["x", "h"], ["y"], {})],
+        "Div of the number of samples",
+    ),
+    "samples last": (
+        [*COUNTED, ("Concat", ["two", "n"], ["s"], {"axis": 0}), ("Reshape", ["x", "s"], ["y"], {})],
+        r"Reshape of samples of shape \(4,\) to \(2, -2147483647\)",
+    ),
     "few statistics": ([("BatchNormalization", ["x", *["three"] * 4], ["y"], {})], "than one for each of 4 channels"),
 }
 
@@ -520,6 +563,8 @@ def test_what_cannot_be_is_refused(name):
         "eight": np.array([-1, 8]),
         "pads": np.array([1, 0, 0, 0]),
         "axis": np.array([0]),
+        "one": np.array([1]),
+        "two": np.array([2]),
         "yes": np.array(True),
     }
     refused(nodes, (4,), constants, match=message)
@@ -555,7 +600,7 @@ def test_the_shape_of_a_sample_must_be_known():
 def test_weights_that_are_no_numbers_are_refused_by_the_name_of_their_operator():
     w = numbers(4, 5)
     w[2, 3] = np.inf
-    with pytest.raises(NetworkError, match="Relu n1: weight of input 2, output 3 is inf"):
+    with pytest.raises(NetworkError, match=r"graph: cannot translate MatMul with a weight of inf, .* \(1: n0\)"):
         tg.from_onnx(model_of([("MatMul", ["x", "w"], ["h"], {}), ("Relu", ["h"], ["y"], {})], (4,), {"w": w}))
 
 

@@ -71,3 +71,10 @@ def test_other_things_are_refused(rng):
     model.out_activation_ = "exp"
     with pytest.raises(NetworkError, match="the MLPRegressor has the activation 'exp', expected one of identity,"):
         tg.from_sklearn(model)
+
+
+def test_weights_that_are_no_numbers_are_refused_by_their_layer(rng):
+    model, _ = fitted(MLPRegressor, rng.standard_normal(80), rng)
+    model.coefs_[1][2, 0] = np.nan
+    with pytest.raises(NetworkError, match="the MLPRegressor: layer 2: weight of input 2, output 0 is nan, expected a"):
+        tg.from_sklearn(model)

@@ -1,5 +1,7 @@
 """PyTorch's modules and state dicts, beside PyTorch itself."""
 
+import operator
+
 import numpy as np
 import pytest
 
@@ -309,6 +311,10 @@ WIRED = {
     "softmax": lambda m, x: functional.softmax(m.a(x) + m.b(x).relu(), dim=-1),
     "negative clamp": lambda m, x: functional.hardtanh(m.a(x).relu(), -1, 0.5) + functional.relu6(m.b(x)),
     "dropout": lambda m, x: functional.leaky_relu(functional.dropout(m.a(x), 0.3, m.training)),
+    "changed in place": lambda m, x: operator.iadd(functional.relu(m.a(x), True), x),
+    "scaled in place": lambda m, x: operator.itruediv(operator.imul(operator.isub(m.a(x), x), m.scale), 3.0),
+    "dropout in place": lambda m, x: functional.dropout(h := m.a(x), 0.5, m.training, True) + h,
+    "a changed copy": lambda m, x: (h := m.a(x)).clone().relu_() + h,
 }
 
 
@@ -381,6 +387,14 @@ UNSUPPORTED = {
     "control flow": (lambda m, x: m.a(x) if x.sum() > 0 else x, "cannot be traced"),
     "changed": (lambda m, x: functional.relu(y := m.a(x), inplace=True) + y, "relu in place, of what is read again"),
     "changed view": (lambda m, x: x.view(-1, 2, 3).relu_().flatten(1) + x, "relu_ in place"),
+    "changed by an assignment": (lambda m, x: (h := m.a(x), operator.iadd(h, x))[0], "iadd in place, of what is read"),
+    "told by place": (lambda m, x: (h := m.a(x), functional.relu(h, True))[0], "relu in place, of what is read again"),
+    "changed dropout": (lambda m, x: functional.dropout(x, training=False).relu_() + x, "relu_ in place"),
+    "changed axes": (lambda m, x: x.unsqueeze(1).relu_().squeeze(1) + x, "relu_ in place"),
+    "changed constant": (lambda m, x: x + m.scale.mul_(2), "mul_ in place, of a constant"),
+    "by the number of samples": (lambda m, x: x / x.size(0), "truediv as it is called: .*'Samples'"),
+    "half of the samples": (lambda m, x: x.view(x.shape[0] // 2, -1), "floordiv of constants: .*'Samples'"),
+    "samples meet values": (lambda m, x: x - x.mean(1), r"sub of samples of shape \(6,\) and samples of shape \(\)"),
 }
 
 
@@ -405,6 +419,7 @@ def test_modules_that_are_not_as_they_seem_are_refused():
         match=r"weights of shape \(1, 2, 3, 3\) in 1 groups, on values of shape \(1, 5, 5\)",
     )
     refused(nn.Conv2d(1, 1, 7), 1, 5, 5, match="Conv2d of 7 values where there are 5")
+    refused(nn.ConvTranspose2d(1, 1, 3), 1, 5, 5, match=r"cannot translate ConvTranspose2d \(1: 0\)")
 
 
 def test_the_shape_of_a_sample_must_be_known():
@@ -433,7 +448,28 @@ def test_weights_that_are_no_numbers_are_refused():
     module = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     with torch.no_grad():
         module[0].weight[1, 0] = float("nan")
-    refused(module, match="ReLU 1: weight of input 0, output 1 is nan")
+    refused(module, match=r"Sequential: cannot translate Linear with a weight of nan, expected finite .* \(1: 0\)")
+    with torch.no_grad():
+        module[0].weight[:] = 1e30
+    refused(
+        nn.Sequential(module[0], module[0]), match="Sequential: output: weight of input 0, output 0 is inf, expected"
+    )
+    refused(nn.Linear(2, 2, device="meta"), match="Linear as it is called: .*torch does not give the numbers")
+
+
+def test_modules_that_run_another_one_are_it():
+    module = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4))
+    expected = tg.from_torch(module).digest
+    averaged = torch.optim.swa_utils.AveragedModel(nn.DataParallel(module))
+    for other in (nn.DataParallel(module), averaged, torch.compile(module, backend="eager")):
+        assert tg.from_torch(other).digest == expected
+
+
+def test_a_constant_that_a_module_would_change_stays_as_it_is():
+    module = Wired(UNSUPPORTED["changed constant"][0])
+    before = module.scale.detach().clone()
+    refused(module, 6, match="of a constant")
+    assert torch.equal(module.scale, before)
 
 
 def test_other_things_are_refused():

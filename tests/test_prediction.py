@@ -426,6 +426,31 @@ def run(*arguments, status=0):
     return result.output
 
 
+def test_an_output_may_be_a_url_of_a_file(tmp_path, network, rows, files):
+    tg.write_packed(network, tmp_path / "n.safetensors")
+    said = run("--network", tmp_path / "n.safetensors", "--input", files, "--output", f"file://{tmp_path}/y y.npz")
+    assert said.startswith(f"{tmp_path}/y y.npz: 100 samples")
+    np.testing.assert_allclose(arrays(tmp_path / "y y.npz")["outputs"], oracle(network, rows), rtol=1e-5, atol=1e-5)
+    with pytest.raises(FileError, match="y y.npz: it exists already"):
+        tg.predict(network, files, f"file://{tmp_path}/y y.npz")
+
+
+def test_a_url_that_the_command_cannot_write_is_named_as_it_was_given(tmp_path, network, files):
+    tg.write_packed(network, tmp_path / "n.safetensors")
+    command = "--network", tmp_path / "n.safetensors", "--input", files, "--output", "memory://bucket/y.csv"
+    assert "cannot write memory://bucket/y.csv: an output appears at once" in run(*command, status=1)
+
+
+def test_the_command_says_where_the_rest_waits_of_an_output_behind_a_link(tmp_path, network, files):
+    tg.write_packed(network, tmp_path / "n.safetensors")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "y.csv").symlink_to(tmp_path / "elsewhere" / "z.csv")
+    damage(tmp_path / "parts" / "part-9.parquet")
+    command = "--network", tmp_path / "n.safetensors", "--input", files, "--output", tmp_path / "y.csv"
+    assert f"kept in {tmp_path}/elsewhere/.predict-z.csv: --resume goes on" in run(*command, status=1)
+    assert (tmp_path / "elsewhere" / ".predict-z.csv").is_dir()
+
+
 def test_the_command_refuses_to_replace_a_file(tmp_path, network, files):
     tg.write_packed(network, tmp_path / "n.safetensors")
     (tmp_path / "y.csv").write_text("mine")
@@ -443,7 +468,12 @@ def test_the_command_refuses_to_replace_a_file(tmp_path, network, files):
     [
         ("y.txt", {}, FileError, r"y\.txt is of no known format, expected a name in \.parquet, \.csv, \.npz, \.zarr"),
         ("absent/y.csv", {}, FileError, "there is no folder"),
-        ("s3://bucket/y.csv", {}, FileError, "the output is a path that all workers see, not a URL"),
+        (
+            "s3://bucket/y.csv",
+            {},
+            FileError,
+            "s3://bucket/y.csv: an output .* is a path that all workers see, not a URL",
+        ),
         ("y.csv", {"top": 0}, PlanError, "top is 0, expected a whole number of at least 1"),
         ("y.csv", {"top": 6}, PlanError, "top is 6, but the network has 5 outputs"),
         ("y.csv", {"columns": ["a"]}, InputError, "columns are of files, but samples are a ndarray"),

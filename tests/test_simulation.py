@@ -286,7 +286,7 @@ def test_each_inference_runs_once_a_round(network, images):
     found = runs.side_by_side(inferences, {"scheduler": "threads"}, 3)
     assert list(found) == ["none", "exact"]
     for rounds in found.values():
-        assert len(rounds.parts) == len(rounds.results) == 3
+        assert len(rounds.parts) == len(rounds.events) == 3
         assert rounds.columns()["wall"] == list(rounds.walls)
 
 

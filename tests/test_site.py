@@ -1,5 +1,7 @@
 """The documentation's site is whole: it builds strictly, every page is in it, and pages ask nothing of the network."""
 
+import html
+import inspect
 import re
 import subprocess
 import sys
@@ -47,6 +49,22 @@ def test_every_page_is_there(site):
 def test_everything_public_is_in_the_reference(site):
     reference = (site / "reference" / "python.html").read_text()
     assert [name for name in tg.__all__ if not re.search(rf'id="taskgraph_dnn\.([a-z_]+\.)*{name}"', reference)] == []
+
+
+def test_the_reference_says_what_people_ask_of_a_result_and_shows_source(site):
+    reference = (site / "reference" / "python.html").read_text()
+    for name in ("Result.labels", "Result.top", "Result.outputs", "CompiledNetwork.__call__", "layer.with_addition"):
+        assert f'id="taskgraph_dnn.{name}"' in reference, name
+    functions = [name for name in tg.__all__ if inspect.isfunction(getattr(tg, name))]
+    assert reference.count("Source code in") >= len(functions)
+
+
+def test_files_are_shown_whole(site):
+    shown = {"examples.html": sorted((REPOSITORY / "docs" / "examples").glob("*.py"))}
+    shown["reference/configuration.html"] = [REPOSITORY / "taskgraph_dnn" / "taskgraph-dnn.yaml"]
+    for page, files in shown.items():
+        text = html.unescape(re.sub(r"<[^>]+>", "", (site / page).read_text()))
+        assert [str(path) for path in files if path.read_text().strip() not in text] == []
 
 
 def test_every_command_is_in_the_reference(site):

@@ -53,7 +53,8 @@ def main():
     network = tg.from_onnx("residual.onnx")
     print(network)
     for number in range(len(network)):
-        print(f"layer {number + 1} reads {network.sources(number)}")
+        read = ["the input" if source < 0 else f"layer {source + 1}" for source in network.sources(number)]
+        print(f"layer {number + 1} reads {' and '.join(read)}")
 
     samples = rng.random((5_000, WIDTH), np.float32)
     inference = tg.infer(network, samples)

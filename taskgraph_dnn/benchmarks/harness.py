@@ -66,7 +66,7 @@ def _written(path: Path | None, say: Callable[[str], None]) -> Iterator[IO[str] 
         try:
             yield file
         except BaseException:
-            say(f"broken off: what was measured until then is in {draft}")
+            say(f"broken off; what was measured until then: taskgraph-dnn bench show {draft}")
             raise
     draft.replace(target)
 

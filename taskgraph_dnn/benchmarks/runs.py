@@ -11,15 +11,19 @@ from typing import Any
 
 import dask.config
 import numpy as np
+from numpy.typing import NDArray
 
-from taskgraph_dnn.benchmarks.timing import rest
+from taskgraph_dnn.benchmarks.timing import check, rest
 from taskgraph_dnn.benchmarks.workers import worker_processes
 from taskgraph_dnn.errors import KernelError
+from taskgraph_dnn.events import TaskEvent
 from taskgraph_dnn.inference import Inference
+from taskgraph_dnn.inputs import row_slice
 from taskgraph_dnn.io.pack import write_packed
 from taskgraph_dnn.io.packed import read_packed
 from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.network import Network
+from taskgraph_dnn.reference import mismatch, reference_outputs
 from taskgraph_dnn.result import Result
 from taskgraph_dnn.synthetic import radixnet
 
@@ -27,6 +31,9 @@ THREADS, PROCESSES = "threads", "processes"
 
 #: With spans that are to last so long, each layer is a span.
 NO_SECONDS = 1e-12
+
+#: Samples, the first ones, whose outputs are compared with the right ones.
+_CHECKED = 8
 
 
 @contextmanager
@@ -82,6 +89,11 @@ def counted(inference: Inference, result: Result | None = None) -> dict[str, flo
     }
 
 
+def right_outputs(network: Network, rows: Any) -> NDArray[np.float64]:
+    """Return what the first samples should come to: few, because a reference is slow."""
+    return reference_outputs(network, row_slice(rows, 0, _CHECKED))
+
+
 def sent_nbytes(inference: Inference) -> int:
     """Return the bytes that a client sends, without the input's: a source or the weights, and the plan."""
     return len(pickle.dumps(inference.expr)) - len(pickle.dumps(inference.expr.inputs))
@@ -92,11 +104,12 @@ class Parts:
     """Where the seconds of a call of `compute` went.
 
     Attributes:
-        wall: from the call to its return: the sum of what follows.
+        wall: from the call to its return: the sum of the next four.
         before: until the first task began: sending the expression and the input, and making the graph.
         tasks: durations of the tasks, by the number of worker threads.
         idle: between the first task's begin and the last one's end, in which a worker thread had no task; on average.
         after: from the last task's end: joining the result.
+        processors: that processors worked for all threads of this process meanwhile.
     """
 
     wall: float
@@ -104,6 +117,7 @@ class Parts:
     tasks: float
     idle: float
     after: float
+    processors: float
 
     @property
     def first_to_last(self) -> float:
@@ -118,12 +132,12 @@ class Parts:
 
 def timed(inference: Inference, where: Mapping[str, Any]) -> tuple[Parts, Result]:
     """Run an inference once; `where` is what `compute` is called with."""
-    called = time.time()
+    worked, called = time.process_time(), time.time()
     result = inference.compute(**where)
-    returned = time.time()
+    returned, worked = time.time(), time.process_time() - worked
     first, last = min(e.start for e in result.events), max(e.end for e in result.events)
     tasks = sum(event.end - event.start for event in result.events) / inference.plan.threads
-    return Parts(returned - called, first - called, tasks, last - first - tasks, returned - last), result
+    return Parts(returned - called, first - called, tasks, last - first - tasks, returned - last, worked), result
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,12 +147,14 @@ class Rounds:
     Attributes:
         inference: that was run.
         parts: of each round.
-        results: of each round.
+        events: of each round's tasks.
+        result: of the first round; those of all would fill the memory.
     """
 
     inference: Inference
     parts: tuple[Parts, ...]
-    results: tuple[Result, ...]
+    events: tuple[tuple[TaskEvent, ...], ...]
+    result: Result
 
     @property
     def walls(self) -> tuple[float, ...]:
@@ -150,28 +166,56 @@ class Rounds:
         return {name: [getattr(parts, name) for parts in self.parts] for name in asdict(self.parts[0])}
 
 
-def side_by_side(inferences: Mapping[str, Inference], where: Mapping[str, Any], rounds: int) -> dict[str, Rounds]:
+def side_by_side(
+    inferences: Mapping[str, Inference],
+    where: Mapping[str, Any],
+    rounds: int,
+    right: NDArray[np.float64] | None = None,
+) -> dict[str, Rounds]:
     """Run inferences of the same samples side by side: each once a round, in a new order each round.
 
     Each runs once before, which packs weights and compiles kernels, and must find what the others find.
 
+    Args:
+        inferences: what to run, by name.
+        where: what `compute` is called with.
+        rounds: how often.
+        right: outputs of the first samples, which each must find, too; None where they are not known.
+
     Raises:
-        KernelError: two of them find different categories.
+        KernelError: an output is wrong, or two of them find different categories.
     """
-    categories = {name: inference.compute(**where).categories for name, inference in inferences.items()}
-    first, expected = next(iter(categories.items()))
-    for name, found in categories.items():
-        if not np.array_equal(found, expected):
-            raise KernelError(f"{name} finds {len(found)} categories, but {first} finds {len(expected)}, or others")
-    rng, runs = np.random.default_rng(0), {name: list[tuple[Parts, Result]]() for name in inferences}
+    _check_answers(inferences, where, right)
+    rng = np.random.default_rng(0)
+    parts: dict[str, list[Parts]] = {name: [] for name in inferences}
+    events: dict[str, list[tuple[TaskEvent, ...]]] = {name: [] for name in inferences}
+    first: dict[str, Result] = {}
     for _ in range(rounds):
         for name in rng.permutation(list(inferences)):
             rest()
-            runs[name].append(timed(inferences[name], where))
+            taken, result = timed(inferences[name], where)
+            parts[name].append(taken)
+            events[name].append(result.events)
+            first.setdefault(name, result)
     return {
-        name: Rounds(inferences[name], tuple(parts for parts, _ in taken), tuple(result for _, result in taken))
-        for name, taken in runs.items()
+        name: Rounds(inference, tuple(parts[name]), tuple(events[name]), first[name])
+        for name, inference in inferences.items()
     }
+
+
+def _check_answers(
+    inferences: Mapping[str, Inference], where: Mapping[str, Any], right: NDArray[np.float64] | None
+) -> None:
+    first, expected = "", None
+    for name, inference in inferences.items():
+        result = inference.compute(**where)
+        if right is not None:
+            check(name, mismatch(result.outputs[: len(right)], right))
+        found = result.categories
+        if expected is None:
+            first, expected = name, found
+        elif not np.array_equal(found, expected):
+            raise KernelError(f"{name} finds {len(found)} categories, but {first} finds {len(expected)}, or others")
 
 
 def median_round(columns: Mapping[str, Sequence[float]]) -> dict[str, float]:

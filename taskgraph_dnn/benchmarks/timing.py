@@ -202,9 +202,17 @@ def interleaved(
 def _check(contender: Contender) -> None:
     with contender.around():
         contender.run(1)
-    difference = contender.difference()
+    check(contender, contender.difference())
+
+
+def check(who: object, difference: float) -> None:
+    """Refuse an answer that is wrong.
+
+    Raises:
+        KernelError: it is too far from the right one.
+    """
     if not difference <= TOLERANCE:
-        raise KernelError(f"{contender}: the answer is off by {difference:.1e}, expected at most {TOLERANCE:.0e}")
+        raise KernelError(f"{who}: the answer is off by {difference:.1e}, expected at most {TOLERANCE:.0e}")
 
 
 def _passes(contender: Contender, seconds: float, clock: Callable[[], float]) -> int:

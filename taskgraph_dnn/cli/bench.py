@@ -16,6 +16,7 @@ from taskgraph_dnn.benchmarks.report.records import Report, read_report
 from taskgraph_dnn.benchmarks.suite import EFFORTS, Suite, Table
 from taskgraph_dnn.benchmarks.suites import SUITES
 from taskgraph_dnn.io.atomic import check_writable
+from taskgraph_dnn.words import counted
 
 _PATH = click.Path(path_type=Path)
 _PIPE_COLUMNS = 240
@@ -56,16 +57,18 @@ def bench(context: click.Context, suites: list[Suite], effort: str, output: Path
 def show(report: Path) -> None:
     """Show the tables of REPORT again, also of a run that was broken off."""
     found = read_report(report)
-    _show_report(found, [suite for name, suite in SUITES.items() if name in found.used_by_others])
+    _show_report(found, [suite for suite in SUITES.values() if found.has(suite.name)])
     for name, count in found.unfinished().items():
-        click.echo(f"{name} was broken off: {count:,} measurements are in the file, and not shown")
+        click.echo(f"{name} was broken off after {counted(count, 'measurement')}: there is more to it")
 
 
 @bench.command()
 @click.argument("before", type=_PATH)
 @click.argument("after", type=_PATH)
-@click.option("--counted", is_flag=True, help="Exit with status 1 where AFTER counts more work than BEFORE, or none.")
-def compare(before: Path, after: Path, counted: bool) -> None:
+@click.option(
+    "--counted", "strictly", is_flag=True, help="Exit with status 1 where AFTER counts more work than BEFORE, or none."
+)
+def compare(before: Path, after: Path, strictly: bool) -> None:
     """Show what changed from the report BEFORE to the report AFTER: counted work, and times beyond the noise."""
     found = compared(read_report(before), read_report(after))
     for table in comparison_tables(found):
@@ -73,7 +76,7 @@ def compare(before: Path, after: Path, counted: bool) -> None:
     for note in comparison_notes(found):
         click.echo(note)
     worse = found.worse_counts
-    if counted and worse:
+    if strictly and worse:
         click.echo(f"counted work is worse, {len(worse):,} times, first {worse[0]}", err=True)
         raise click.exceptions.Exit(1)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import click
 
@@ -24,7 +23,7 @@ _OPTIONS = (
 @click.command()
 @job_options(_OPTIONS)
 @click.option("--input", "samples", required=True, help="Samples: a file, folder, pattern or URL; see `read_samples`.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help=".parquet, .csv, .npz or .zarr.")
+@click.option("--output", required=True, help=".parquet, .csv, .npz or .zarr.")
 @click.option("--columns", help="Names of the input's columns, with commas between them.  [default: all]")
 @click.option("--outputs", is_flag=True, help="Write all outputs: the default.")
 @click.option("--labels", is_flag=True, help="Write the number of the largest output.")
@@ -33,7 +32,7 @@ _OPTIONS = (
 def predict(
     job: Job,
     samples: str,
-    output: Path,
+    output: str,
     columns: str | None,
     outputs: bool,
     labels: bool,
@@ -68,11 +67,12 @@ def predict(
 
 
 @contextmanager
-def _advice(output: Path) -> Iterator[None]:
+def _advice(output: str) -> Iterator[None]:
     """Say what to do if the run ends early, by Ctrl-C too."""
+    draft = draft_of(output)
     try:
         yield
     except BaseException:
-        if draft_of(output).exists():
-            click.echo(f"What is finished is kept in {draft_of(output)}: --resume goes on from there.", err=True)
+        if draft.exists():
+            click.echo(f"What is finished is kept in {draft}: --resume goes on from there.", err=True)
         raise

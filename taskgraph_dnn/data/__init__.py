@@ -9,7 +9,7 @@ import dask
 
 from taskgraph_dnn.arguments import whole_number
 from taskgraph_dnn.data.csvs import CSV
-from taskgraph_dnn.data.files import absolute, is_folder, listed, name_of
+from taskgraph_dnn.data.files import absolute, listed, name_of
 from taskgraph_dnn.data.numpys import NUMPY
 from taskgraph_dnn.data.parquet import PARQUET
 from taskgraph_dnn.data.stored import Format, StoredFile, StoredPart, StoredSamples, Wanted
@@ -17,7 +17,7 @@ from taskgraph_dnn.data.texts import CHALLENGE, MATRIX_MARKET
 from taskgraph_dnn.data.zarrs import ZARR
 from taskgraph_dnn.errors import FileError, InputError, TaskgraphError
 
-__all__ = ["StoredPart", "StoredSamples", "open_samples", "read_samples"]
+__all__ = ["StoredPart", "StoredSamples", "open_samples", "read_rows", "read_samples"]
 
 FORMATS = (PARQUET, NUMPY, ZARR, CSV, CHALLENGE, MATRIX_MARKET)
 
@@ -50,6 +50,27 @@ def read_samples(
     """
     samples = open_samples(path, columns=columns, inputs=inputs)
     return samples.array(samples.bounds(max(1, _CHUNK_NBYTES // (4 * max(1, samples.shape[1])))))
+
+
+def read_rows(path: str | os.PathLike[str], inputs: int) -> Any:
+    """Return all samples in files, CSR or dense float32, read now and here.
+
+    Args:
+        path: as of `read_samples`.
+        inputs: values of a sample.
+
+    Raises:
+        FileError, MissingDependencyError: as of `read_samples`; or rows cannot be read.
+        InputError: samples have another width, there are none, or a value is nan or infinite.
+    """
+    samples = open_samples(path, inputs=inputs)
+    count, width = samples.shape
+    if width != inputs:
+        raise InputError(f"samples in {samples.path} are {width} values wide, but the network has {inputs} inputs")
+    if not count:
+        raise InputError(f"{samples.path} holds no samples, expected at least 1")
+    (part,) = samples.parts([(0, count)])
+    return part.read()
 
 
 def open_samples(
@@ -123,7 +144,8 @@ def _format(path: str) -> Format:
     for candidate in FORMATS:
         if name_of(path).endswith(candidate.suffixes):
             return candidate
-    if is_folder(path):
-        return _format(listed(path)[0])
+    first = listed(path)[0]
+    if name_of(first) != name_of(path):  # a folder or a pattern
+        return _format(first)
     suffixes = ", ".join(suffix for candidate in FORMATS for suffix in candidate.suffixes)
     raise FileError(f"{path} is of no known format: expected a file, a folder or a pattern of {suffixes}")

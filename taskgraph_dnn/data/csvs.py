@@ -88,4 +88,4 @@ def _pyarrow() -> Any:
     return pyarrow
 
 
-CSV = Format("CSV", (".csv",), _look, _read)
+CSV = Format("CSV", (".csv", ".csv.gz"), _look, _read)

@@ -37,7 +37,7 @@ def listed(path: str) -> list[str]:
     except Exception as error:  # each file system has errors of its own
         raise FileError(f"cannot find samples at {path}: {reason(error)}") from error
     if not found:
-        raise FileError(f"{path}: there is no file of samples")
+        raise FileError(f"{path}: there is no file of samples (a pattern with ** finds those in folders of folders)")
     paths = _are_here(files)
     return sorted((name if paths else str(files.unstrip_protocol(name)) for name in found), key=natural_sort_key)
 
@@ -49,18 +49,17 @@ def _are_here(files: Any) -> bool:
     return isinstance(files, LocalFileSystem)
 
 
+def path_here(path: str) -> Path | None:
+    """Return a path, or that of a file:// URL; None for other URLs."""
+    scheme, separator, _ = path.partition("://")
+    if not separator:
+        return Path(path)
+    return Path(file_system(path)[1]) if scheme in ("file", "local") else None
+
+
 def absolute(path: str) -> str:
     """Return a URL as it is, and a path from the root on: workers may be in another folder."""
     return path if "://" in path else str(file_system(path)[1])
-
-
-def is_folder(path: str) -> bool:
-    """Return whether a path or URL is a folder that is there."""
-    try:
-        files, place = file_system(path)
-        return bool(files.info(place).get("type") == "directory")
-    except OSError:
-        return False
 
 
 def look(url: str) -> Version:
@@ -80,9 +79,9 @@ def look(url: str) -> Version:
 
 @contextmanager
 def opened(url: str) -> Iterator[BinaryIO]:
-    """Open a file for reading, anywhere in it."""
+    """Open a file for reading, anywhere in it; what is compressed is read from its start for that."""
     files, place = file_system(url)
-    with files.open(place, "rb") as stream:
+    with files.open(place, "rb", compression="gzip" if name_of(url).endswith(".gz") else None) as stream:
         yield stream
 
 

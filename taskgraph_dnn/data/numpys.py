@@ -16,7 +16,9 @@ from taskgraph_dnn.data.files import look, name_of, opened
 from taskgraph_dnn.data.stored import Format, Group, StoredFile, Wanted
 from taskgraph_dnn.errors import FileError, InputError
 
-_SPARSE = {"data", "indices", "indptr", "shape", "format"}
+#: What scipy writes of a sparse matrix, in each format; and of one in CSR.
+_ANY_SPARSE = {"data", "shape", "format"}
+_SPARSE = {*_ANY_SPARSE, "indices", "indptr"}
 _LOCAL_HEADER = struct.Struct("<26xHH")
 _NPY_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -88,11 +90,12 @@ def _look(url: str, wanted: Wanted) -> StoredFile:
         raise InputError(f"{url}: columns of an array have no names, but {', '.join(wanted.columns)} are wanted")
     version = look(url)
     with _arrays(url) as (arrays, splits):
-        shape = tuple(arrays["shape"].all().tolist()) if arrays.keys() >= _SPARSE else _dense(url, arrays).shape
-        if arrays.keys() >= _SPARSE:
+        sparse = arrays.keys() >= _ANY_SPARSE
+        if sparse:
             kind = str(arrays["format"].all().astype(str))
             if kind != "csr":
                 raise FileError(f"{url} holds a matrix in the format {kind}, expected csr: save matrix.tocsr()")
+        shape = tuple(arrays["shape"].all().tolist()) if sparse else _dense(url, arrays).shape
         if len(shape) != 2:
             raise FileError(f"{url} holds an array of shape {shape}, expected 2 dimensions, samples x inputs")
     return StoredFile(url, version, (Group(shape[0], 0),), (), shape[1], splits)

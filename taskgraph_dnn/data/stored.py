@@ -13,7 +13,7 @@ import scipy.sparse
 from dask.tokenize import tokenize
 
 from taskgraph_dnn.data.files import look, reason
-from taskgraph_dnn.errors import FileError, MissingDependencyError
+from taskgraph_dnn.errors import FileError, InputError, MissingDependencyError
 from taskgraph_dnn.inputs import checked_rows, row_slice
 from taskgraph_dnn.io.remote import Version
 
@@ -129,7 +129,7 @@ class StoredPart:
 
         Raises:
             FileError: a file cannot be read, or is another one now; the message names it and the partition.
-            InputError: a value is nan or infinite.
+            InputError: a value is nan or infinite; the message names the file.
             MissingDependencyError: the format needs a package that is not installed.
         """
         return self.checked([self.rows(piece) for piece in self.pieces])
@@ -140,14 +140,20 @@ class StoredPart:
 
     def checked(self, rows: Sequence[Any]) -> Any:
         """Return the pieces' rows as one; raises as `read`."""
-        together = rows[0] if len(rows) == 1 else _stacked(rows)
-        return checked_rows(together, self.width, self.first_sample, self.shape[0])
+        checked, first = [], self.first_sample
+        for piece, part in zip(self.pieces, rows, strict=True):
+            try:
+                checked.append(checked_rows(part, self.width, first, piece.stop - piece.first))
+            except InputError as error:
+                raise InputError(f"{piece.file.url}: {error}") from error
+            first += piece.stop - piece.first
+        return checked[0] if len(checked) == 1 else _stacked(checked)
 
     def rows(self, piece: Piece) -> Any:
         """Return the rows of a piece; raises as `read`."""
         file = piece.file
         try:
-            found = look(file.url)
+            found = look(file.url) if file.version else ()  # what stands for a folder, nobody can compare
             if found != file.version:
                 raise OSError(f"the file has changed: it has {dict(found)}, but had {dict(file.version)}")
             return self.format.read(file, piece.first, piece.stop)

@@ -32,17 +32,24 @@ def chosen_columns(url: str, names: Sequence[str], wanted: Wanted) -> tuple[str,
 
 
 def rows_of(tables: Iterable[Any], columns: Sequence[str], first: int, stop: int) -> NDArray[np.float32]:
-    """Return rows `first` to `stop` of pyarrow's tables, one behind the other; each is there for a moment only.
+    """Return rows `first` to `stop` of pyarrow's tables, or batches, one behind the other; each is there for a moment.
 
     Columns are looked up by name: readers give them in the file's order.
     """
     # Column by column: tiles are filled from that as fast as from rows, and it is how tables have it.
     values, done = np.empty((len(columns), stop - first), np.float32), 0
     for table in tables:
-        start, end = max(first, done), min(stop, done + table.num_rows)
-        part = table.slice(start - done, end - start)
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused with its place
-            for place, name in enumerate(columns):
-                values[place, start - first : end - first] = part.column(name).to_numpy()
+        start, end = max(0, first - done), min(table.num_rows, stop - done)  # of this table's rows
+        if start < end:
+            into = values[:, done + start - first : done + end - first]
+            _copy(table.slice(start, end - start), columns, into)
         done += table.num_rows
+        if done >= stop:
+            break
     return values.T
+
+
+def _copy(table: Any, columns: Sequence[str], into: NDArray[np.float32]) -> None:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is refused with its place
+        for place, name in enumerate(columns):
+            into[place] = table.column(name).to_numpy(zero_copy_only=False)

@@ -3,13 +3,14 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import dask.config
-from dask.base import named_schedulers
+from dask import threaded
+from dask.base import get_scheduler, named_schedulers
 from dask.system import CPU_COUNT
 
 from taskgraph_dnn.config import cluster_settings
@@ -22,6 +23,10 @@ _PROCESSES = "processes"
 _FILE = ".json"
 _SSH = re.compile(r"ssh://(?:([^@,\s]+)@)?([^@,\s]+(?:,[^@,\s]+)*)")
 _ADDRESS = re.compile(r"([a-z]+://)?\S+:[0-9]+")
+
+
+#: `run(partitions, **kwargs)` computes an expression's keys and returns their values; keywords are Dask's.
+Run = Callable[..., Sequence[Any]]
 
 
 class Resources(NamedTuple):
@@ -46,7 +51,7 @@ def resources() -> Resources:
 
 
 @contextmanager
-def submission(plan: Plan, scheduler: Any) -> Iterator[Any]:
+def submission(plan: Plan, scheduler: Any) -> Iterator[Run]:
     """Make ready what a run of `plan` needs where Dask sends it, and turn Dask's errors there into ours.
 
     Args:
@@ -54,7 +59,7 @@ def submission(plan: Plan, scheduler: Any) -> Iterator[Any]:
         scheduler: the `scheduler` keyword of Dask's `compute` or `persist`.
 
     Yields:
-        What to give `compute` as `scheduler`; on a cluster it ends runs that make no progress.
+        What runs the partitions of an expression and returns them; on a cluster it ends runs that make no progress.
 
     Raises:
         ClusterError: a worker has too little memory for the plan; or the cluster gives up the run.
@@ -62,7 +67,7 @@ def submission(plan: Plan, scheduler: Any) -> Iterator[Any]:
     """
     client = _target(scheduler)
     if client is None:
-        yield scheduler if "distributed" in sys.modules else _without_client(scheduler)
+        yield _on_threads(scheduler)
         return
     from taskgraph_dnn.executors import failures, supervision, workers
 
@@ -177,6 +182,13 @@ def watching(run: str, subscriber: Subscriber) -> Iterator[None]:
 
     with subscribed(forwarding.not_on_a_worker(of_run)), forwarding.watching(client, of_run):
         yield
+
+
+def _on_threads(scheduler: Any) -> Run:
+    """Return what runs partitions where Dask would, which has no supervised cluster: mostly, on threads."""
+    known = scheduler if "distributed" in sys.modules else _without_client(scheduler)
+    get = get_scheduler(scheduler=known) or threaded.get
+    return lambda partitions, **kwargs: get(partitions, partitions.__dask_keys__(), **kwargs)
 
 
 def _without_client(scheduler: Any) -> Any:

@@ -29,25 +29,23 @@ def patience(longest_task_seconds: float) -> float:
 
 
 def supervised(client: Client, plan: Plan) -> Callable[..., Any]:
-    """Return what Dask's `compute` takes as a scheduler, for the result of an inference alone.
+    """Return what runs the partitions of an inference and returns them, each taken as it finishes.
 
-    The cluster is asked for the partitions, and the result is joined here. A worker that dies takes no partition with
-    it that was finished before, and the cluster's memory does not fill with them.
+    A worker that dies takes no partition with it that was finished before, and the cluster's memory does not fill.
     """
     seconds = patience(plan.longest_task_seconds)
 
-    def get(expr: Any, keys: Sequence[Any], **kwargs: Any) -> list[Any]:  # noqa: ARG001, that of the joined result
-        (result,) = expr
-        with shared(client, result.partitions) as partitions:
-            futures = client.get(partitions, partitions.__dask_keys__(), sync=False, **kwargs)
+    def run(partitions: Any, **kwargs: Any) -> Sequence[Any]:
+        with shared(client, partitions) as given:
+            futures = client.get(given, given.__dask_keys__(), sync=False, **kwargs)
             try:
-                finished = client.sync(_taken, client, futures, seconds)
+                finished: Sequence[Any] = client.sync(_taken, client, futures, seconds)
             finally:
                 for future in futures:  # by an error or Ctrl-C, too: nothing of the run stays on the cluster
                     future.release()
-        return [result.joined(finished)]
+        return finished
 
-    return get
+    return run
 
 
 async def _taken(client: Client, futures: Sequence[Future], seconds: float) -> list[Any]:

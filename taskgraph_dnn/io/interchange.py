@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -141,7 +142,8 @@ def _torch_tensors(path: Path) -> Mapping[str, Any]:
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle's, zipfile's, torch's own
-        reason = str(error).partition("\n")[0][:200]
+        named = re.search(r"[Uu]nsupported .*?(?=\. |\.?$)", str(error), re.MULTILINE)  # amid a page of advice
+        reason = named[0] if named else repr(error)[:200]
         raise FileError(
             f"cannot read {path}, which holds more than tensors or is damaged ({reason}); pickled modules are not "
             "loaded: save the state dict, with safetensors.torch.save_file(model.state_dict(), ...)"

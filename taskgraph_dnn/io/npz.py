@@ -27,6 +27,8 @@ _LAYOUT = "layers.0.weights or layers.0.format, .shape, .data, ..., and layers.0
 _ARRAY = re.compile(r"layers\.(0|[1-9][0-9]{0,8})\.(\w+)")
 _INDICES = {"csr": ("indices", "indptr"), "csc": ("indices", "indptr"), "coo": ("row", "col")}
 _OPTIONAL = {"bias", "activation", "negative_slope", "cap", "sources"}
+#: What zipfile, zlib and numpy raise of damaged files; RuntimeError also of features of zip that Python has not.
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 #: So many arrays of a file are named, of more their number is said.
 _NAMED = 8
 
@@ -59,7 +61,7 @@ def _arrays(path: Path) -> _Arrays:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ValueError("it holds one array")
             return dict(file)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         raise FileError(f"cannot read {path} as an .npz file: {error}") from error
 
 

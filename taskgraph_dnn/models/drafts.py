@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -17,6 +18,17 @@ _NEVER_NEGATIVE = ("relu", "sigmoid", "softmax")
 
 class UnsupportedError(Exception):
     """A step of a model cannot be a part of a layer; says why."""
+
+
+def require_finite(numbers: NDArray[Any], what: str) -> None:
+    """Refuse constants that are no numbers.
+
+    Raises:
+        UnsupportedError: one of them is nan or infinite.
+    """
+    wrong = numbers[~np.isfinite(numbers)]
+    if wrong.size:
+        raise UnsupportedError(f"with {what} of {wrong[0]}, expected finite numbers")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +58,12 @@ class Drafts:
     """The layers made so far.
 
     Attributes:
+        model: what the model is called in messages.
         place: the step of the model that is being translated, for messages.
     """
 
-    def __init__(self) -> None:
-        self.place = "input"
+    def __init__(self, model: str) -> None:
+        self.model, self.place = model, "input"
         self._drafts: list[_Draft] = []
 
     @staticmethod
@@ -64,7 +77,12 @@ class Drafts:
         """Return x @ matrix + bias.
 
         Two products without an activation between become one, where that has no more edges than the two.
+
+        Raises:
+            UnsupportedError: a weight or a bias is no finite number.
         """
+        require_finite(matrix.data, "a weight")
+        require_finite(np.asarray(bias), "a bias")
         if x.weights is not None and _edges_bound(x.weights, matrix) > x.weights.nnz + matrix.nnz:
             x = self.settled(x)
         return x.times(matrix, shape).plus(bias)
@@ -119,13 +137,15 @@ class Drafts:
         for number in kept[:-1]:
             if self._drafts[number].activation == "softmax":
                 place = self._drafts[number].place
-                raise NetworkError(
-                    f"{place}: softmax is read by other layers, expected it at the end of the model only"
-                )
+                text = "softmax is read by other layers, expected it at the end of the model only"
+                raise NetworkError(f"{self.model}: {place}: {text}")
         numbers = {NETWORK_INPUT: NETWORK_INPUT} | {number: k for k, number in enumerate(kept)}
         drafts = [self._drafts[number] for number in kept]
         sources = [tuple(numbers[source.layer] for source in draft.sums.sources) for draft in drafts]
-        return Network([draft.layer() for draft in drafts], sources)
+        try:
+            return Network([draft.layer() for draft in drafts], sources)
+        except NetworkError as error:
+            raise NetworkError(f"{self.model}: {error}") from error
 
     def _leading_to(self, last: int) -> list[int]:
         found, waiting = set[int](), [last]

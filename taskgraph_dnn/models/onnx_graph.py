@@ -8,18 +8,21 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx.reference
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from taskgraph_dnn.errors import FileError, NetworkError
 from taskgraph_dnn.models.affine import Affine, Shape
 from taskgraph_dnn.models.drafts import Drafts, UnsupportedError
-from taskgraph_dnn.models.onnx_operators import OPERATORS, Node
+from taskgraph_dnn.models.onnx_operators import OPERATORS, SAMPLES, Node
 from taskgraph_dnn.models.steps import Step, translate
 from taskgraph_dnn.network import Network
 
 #: Older ones say otherwise what is added to what.
 _OLDEST_OPSET = 7
+
+#: Operators that give numbers as they are, in other places.
+_MOVES = ("Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Unsqueeze")
+_TO_WHOLE = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 
 
 def loaded(path: Path) -> Any:
@@ -29,9 +32,12 @@ def loaded(path: Path) -> Any:
         FileError: it cannot be read.
     """
     try:
-        return onnx.load(path)
-    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
+        model = onnx.load(path)
+        if not model.HasField("graph"):
+            raise ValueError("it holds no graph")
+    except Exception as error:  # a damaged file leads onnx anywhere
         raise FileError(f"cannot read {path} as an ONNX file: {error}") from error
+    return model
 
 
 def network_of(model: Any, place: str, input_shape: Shape | None, output: str | None) -> Network:
@@ -41,24 +47,32 @@ def network_of(model: Any, place: str, input_shape: Shape | None, output: str | 
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
     if opset < _OLDEST_OPSET:
         raise NetworkError(f"{place} has opset {opset}, expected at least {_OLDEST_OPSET}")
-    values: dict[str, Any] = dict(_constants(model.graph))
+    values: dict[str, Any] = dict(_constants(model.graph, place))
     given = _only_input(model.graph, values, place)
     batch, shape = _shape(given, place, input_shape)
-    drafts = Drafts()
+    drafts = Drafts(place)
     values[given.name] = drafts.input(shape)
     last = _output(model.graph, place, output)
     steps = [_step(node, drafts, opset, batch, model.opset_import) for node in _leading_to(model.graph, last)]
-    return drafts.network(translate(steps, values, drafts, last, place))
+    return drafts.network(translate(steps, values, drafts, last))
 
 
-def _constants(graph: Any) -> Iterator[tuple[str, NDArray[Any]]]:
-    for tensor in graph.initializer:
-        yield tensor.name, onnx.numpy_helper.to_array(tensor)
-    for sparse in graph.sparse_initializer:
-        values, indices = (onnx.numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
-        full = np.zeros(tuple(sparse.dims), values.dtype)
-        full[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, full.shape)] = values
-        yield sparse.values.name, full
+def _constants(graph: Any, place: str) -> Iterator[tuple[str, NDArray[Any]]]:
+    named = [(tensor.name, tensor, onnx.numpy_helper.to_array) for tensor in graph.initializer]
+    named += [(sparse.values.name, sparse, _full) for sparse in graph.sparse_initializer]
+    for name, tensor, numbers in named:
+        try:
+            yield name, numbers(tensor)
+        except Exception as error:  # onnx's own, numpy's: a tensor may say anything of itself
+            raise NetworkError(f"{place}: cannot read the tensor {name!r}: {error}") from error
+
+
+def _full(sparse: Any) -> NDArray[Any]:
+    """Return the numbers of a sparse tensor, zeros included."""
+    values, indices = (onnx.numpy_helper.to_array(part) for part in (sparse.values, sparse.indices))
+    full = np.zeros(tuple(sparse.dims), values.dtype)
+    full[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, full.shape)] = values
+    return full
 
 
 def _only_input(graph: Any, constants: dict[str, Any], place: str) -> Any:
@@ -109,7 +123,7 @@ def _leading_to(graph: Any, output: str) -> list[Any]:
 
 def _step(node: Any, drafts: Drafts, opset: int, batch: int | None, opsets: Any) -> Step:
     kind = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-    name = node.name or ", ".join(node.output)
+    name = str(node.name or ", ".join(map(str, node.output)))  # of a damaged file they are bytes
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
     def run(read: list[Any]) -> Sequence[Any]:
@@ -127,6 +141,8 @@ def _computed(node: Any, read: list[Any], opsets: Any) -> Sequence[Any]:
     """Return what a node makes of constants."""
     if "Random" in node.op_type:
         raise UnsupportedError("of random numbers")
+    if any(_has_samples(value) for value in read) and not _moves(node):
+        raise UnsupportedError("of the number of samples")
     constants = dict(zip((name for name in node.input if name), read, strict=True))
     unknown = onnx.TypeProto()
     inputs, outputs = (
@@ -139,3 +155,14 @@ def _computed(node: Any, read: list[Any], opsets: Any) -> Sequence[Any]:
     except Exception as error:  # whatever the operator's own code raises
         raise UnsupportedError(f"of constants: {error}") from error
     return found
+
+
+def _has_samples(value: Any) -> bool:
+    numbers = np.asarray(value)
+    return numbers.dtype.kind == "i" and bool(np.any(numbers == SAMPLES))
+
+
+def _moves(node: Any) -> bool:
+    """Return whether an operator gives whole numbers as they are."""
+    to = next((attribute.i for attribute in node.attribute if attribute.name == "to"), None)
+    return node.op_type in _MOVES or (node.op_type == "Cast" and to in _TO_WHOLE)

@@ -16,6 +16,9 @@ from taskgraph_dnn.models.maps import Pads
 #: float, float16, double and bfloat16: what a cast may be to.
 _FLOATS = (1, 10, 11, 16)
 
+#: The number of samples in the shapes that a graph asks for: a number that nothing else has.
+SAMPLES = -(2**31) + 1
+
 
 @dataclass(frozen=True)
 class Node:
@@ -184,7 +187,8 @@ def _reshape(node: Node) -> Affine:
     if not node.attributes.get("allowzero", 0):
         here = [-1, *node.x.shape]
         target = [here[axis] if size == 0 and axis < len(here) else size for axis, size in enumerate(target)]
-    return operators.reshaped(node.x, target, node.batch)
+    samples_first = [-1, *target[1:]] if target[:1] == [SAMPLES] else target
+    return operators.reshaped(node.x, samples_first, node.batch)
 
 
 def _squeeze(node: Node) -> Affine:
@@ -220,8 +224,13 @@ def _cast(node: Node) -> Affine:
     return node.x
 
 
+def _scaler(node: Node) -> Affine:
+    offset, scale = (np.asarray(node.attributes[name], np.float64) for name in ("offset", "scale"))
+    return operators.multiplied(operators.subtracted(node.x, offset), scale)
+
+
 def _shape(node: Node) -> Any:
-    shape = np.array([-1, *node.x.shape], np.int64)  # -1: samples, which is what Reshape takes for them
+    shape = np.array([SAMPLES, *node.x.shape], np.int64)
     return shape[node.attributes.get("start", 0) : node.attributes.get("end")]
 
 
@@ -259,4 +268,5 @@ OPERATORS: dict[str, Callable[[Node], Any]] = {
     "Tanh": lambda node: node.drafts.activated(node.x, "tanh"),
     "Transpose": lambda node: operators.transposed(node.x, node.attributes.get("perm", (1,))),
     "Unsqueeze": _unsqueeze,
+    "ai.onnx.ml.Scaler": _scaler,
 }

@@ -9,8 +9,15 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.models.affine import Affine, Shape, side_by_side, total
-from taskgraph_dnn.models.drafts import Drafts, UnsupportedError
+from taskgraph_dnn.models.drafts import Drafts, UnsupportedError, require_finite
 from taskgraph_dnn.models.maps import Pads, adaptive_pooling, convolution, mean, pooling
+
+
+class Samples:
+    """The number of samples, where a model asks for it: a shape may begin with it, and nothing be computed from it."""
+
+
+SAMPLES = Samples()
 
 
 def dense(drafts: Drafts, x: Affine, weights: Any, bias: Any = 0.0) -> Affine:
@@ -86,7 +93,8 @@ def normalised(drafts: Drafts, x: Affine, mean_: Any, variance: Any, weight: Any
     bias = np.zeros(channels) if bias is None else bias
     if any(isinstance(value, Affine) or np.shape(value) != (channels,) for value in (mean_, variance, weight, bias)):
         raise UnsupportedError(f"with other statistics than one for each of {channels} channels")
-    factors = np.asarray(weight, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
+    with np.errstate(invalid="ignore", divide="ignore"):  # variances may be anything, and are refused below
+        factors = np.asarray(weight, np.float64) / np.sqrt(np.asarray(variance, np.float64) + epsilon)
     shifts = np.asarray(bias, np.float64) - np.asarray(mean_, np.float64) * factors
     each = prod(x.shape[1:])
     matrix = scipy.sparse.diags_array(np.repeat(factors, each), format="csc")
@@ -97,10 +105,13 @@ def added(x: Any, y: Any) -> Affine:
     """Return x + y, one of them a constant or none, in the shape that holds both.
 
     Raises:
-        UnsupportedError: a constant is not the same for all samples.
+        UnsupportedError: a constant is not the same for all samples; or not all axes are there in both, so that samples
+            of one would meet values of the other.
     """
     values, other = _values_first(x, y)
     if isinstance(other, Affine):
+        if len(values.shape) != len(other.shape):
+            raise UnsupportedError(f"of samples of shape {values.shape} and samples of shape {other.shape}")
         shape = np.broadcast_shapes((1, *values.shape), (1, *other.shape))[1:]
         return total([_broadcast(values, shape), _broadcast(other, shape)])
     values, constant = _with_constant(values, other)
@@ -176,14 +187,14 @@ def reshaped(x: Affine, shape: Sequence[int], batch: int | None = None) -> Affin
     Args:
         x: any values.
         shape: of samples x values.
-        batch: the number that means the samples, besides -1.
+        batch: the number that means the samples, besides -1 and `SAMPLES`.
 
     Raises:
         UnsupportedError: a sample would not keep its own values.
     """
     target = list(shape)
     wanted = UnsupportedError(f"of samples of shape {x.shape} to {tuple(shape)}, expected samples x {x.size} values")
-    if not target or target[0] not in (-1, batch) or target.count(-1) - (target[0] == -1) > 1:
+    if not target or target[0] not in (-1, SAMPLES, batch) or target.count(-1) - (target[0] == -1) > 1:
         raise wanted
     known = prod(size for size in target[1:] if size != -1)
     of_sample = tuple(x.size // known if size == -1 and known else size for size in target[1:])
@@ -243,6 +254,7 @@ def _values_first(x: Any, y: Any) -> tuple[Affine, Any]:
 def _with_constant(x: Affine, constant: Any) -> tuple[Affine, NDArray[np.float64]]:
     """Return both in the shape that holds both."""
     array = np.asarray(constant, np.float64)
+    require_finite(array, "a constant")
     samples, *shape = np.broadcast_shapes((1, *x.shape), array.shape)
     if samples != 1 or array.ndim > len(x.shape) + 1:
         raise UnsupportedError(f"of samples of shape {x.shape} and constants of shape {array.shape}")

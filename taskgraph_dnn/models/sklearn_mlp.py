@@ -23,5 +23,12 @@ def network_of(model: Any) -> Network:
     unknown = sorted(set(names) - _ACTIVATIONS.keys())
     if unknown:
         raise NetworkError(f"the {kind} has the activation {unknown[0]!r}, expected one of {', '.join(_ACTIVATIONS)}")
-    layers = zip(model.coefs_, model.intercepts_, names, strict=True)
-    return Network([Layer(weights, bias=bias, activation=_ACTIVATIONS[name]) for weights, bias, name in layers])
+    parts = zip(model.coefs_, model.intercepts_, names, strict=True)
+    return Network([_layer(f"the {kind}: layer {k}", *part) for k, part in enumerate(parts, start=1)])
+
+
+def _layer(place: str, weights: Any, bias: Any, name: str) -> Layer:
+    try:
+        return Layer(weights, bias=bias, activation=_ACTIVATIONS[name])
+    except NetworkError as error:
+        raise NetworkError(f"{place}: {error}") from error

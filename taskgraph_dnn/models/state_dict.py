@@ -19,11 +19,12 @@ _NAMED = 8
 
 @dataclass(frozen=True)
 class Linear:
-    """Weights, outputs x inputs, and a bias, under their common name."""
+    """Weights, outputs x inputs, and a bias, under their common name; `place` is what they are part of."""
 
     name: str
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64] | float
+    weights: NDArray[Any]
+    bias: NDArray[Any] | float
+    place: str
 
     def layer(self, activation: str, negative_slope: float | None = None, cap: float | None = None) -> Layer:
         """Return the layer with this activation.
@@ -35,7 +36,7 @@ class Linear:
         try:
             return Layer(self.weights.T, bias=self.bias, **end)
         except NetworkError as error:
-            raise NetworkError(f"{self.name}: {error}") from error
+            raise NetworkError(f"{self.place}: {self.name}: {error}") from error
 
 
 def linears(tensors: Mapping[str, Any], place: str, *, in_order: bool) -> list[Linear]:
@@ -65,14 +66,25 @@ def network_of(found: Sequence[Linear], activation: str | None, output_activatio
     return Network([*layers, last.layer(output_activation or "identity")])
 
 
-def array(tensor: Any) -> NDArray[np.float64]:
-    """Return the numbers of an array, or of a tensor of torch wherever it is."""
+def array(tensor: Any) -> NDArray[Any]:
+    """Return the numbers of an array, or of a tensor of torch wherever it is, as float64, or as float32 if they are it.
+
+    Raises:
+        ValueError: they are complex, or torch does not give them away.
+    """
+    kind = str(getattr(tensor, "dtype", "")).removeprefix("torch.")
+    if kind.startswith("complex"):
+        raise ValueError(f"the numbers are {kind}, expected real ones")
     if hasattr(tensor, "detach"):
-        tensor = tensor.detach().to(device="cpu").to_dense().double().numpy()
-    return np.asarray(tensor, np.float64)
+        try:
+            full = tensor.detach().to(device="cpu").to_dense()
+            tensor = (full if kind == "float32" else full.double()).numpy()
+        except RuntimeError as error:  # a tensor of the device "meta", or a quantized one
+            raise ValueError(f"torch does not give the numbers: {error}") from error
+    return np.asarray(tensor, np.float32 if kind == "float32" else np.float64)
 
 
-def pruned(parts: Mapping[str, Any], part: str) -> NDArray[np.float64] | None:
+def pruned(parts: Mapping[str, Any], part: str) -> NDArray[Any] | None:
     """Return the weight or the bias of a layer, with its mask where it has one, or None.
 
     Args:
@@ -80,7 +92,7 @@ def pruned(parts: Mapping[str, Any], part: str) -> NDArray[np.float64] | None:
         part: "weight" or "bias".
 
     Raises:
-        ValueError: the mask does not fit; or there are masked numbers without a mask.
+        ValueError: the mask does not fit; or there are masked numbers without a mask; or see `array`.
     """
     numbers, mask = parts.get(f"{part}_orig", parts.get(part)), parts.get(f"{part}_mask")
     if numbers is None:
@@ -91,7 +103,8 @@ def pruned(parts: Mapping[str, Any], part: str) -> NDArray[np.float64] | None:
         return array(numbers)
     if tuple(mask.shape) != tuple(numbers.shape):
         raise ValueError(f"{part}_mask has shape {tuple(mask.shape)}, but {part} has {tuple(numbers.shape)}")
-    return array(numbers) * array(mask) + 0.0  # no -0.0
+    masked: NDArray[Any] = array(numbers) * array(mask) + 0.0  # no -0.0
+    return masked
 
 
 def _linears(tensors: Mapping[str, Any], place: str) -> Iterator[Linear]:
@@ -101,7 +114,8 @@ def _linears(tensors: Mapping[str, Any], place: str) -> Iterator[Linear]:
         match = _PART.fullmatch(name) if isinstance(name, str) else None
         dimensions = len(getattr(tensor, "shape", ()))
         if match is None or dimensions != (2 if match[2] == "weight" else 1):
-            strange.append(f"{name} of shape {tuple(getattr(tensor, 'shape', ()))}")
+            has = f"shape {tuple(tensor.shape)}" if hasattr(tensor, "shape") else f"type {type(tensor).__name__}"
+            strange.append(f"{name} of {has}")
         else:
             layers.setdefault(match[1] or "", {})[f"{match[2]}{match[3] or ''}"] = tensor
     if strange or not layers:
@@ -116,7 +130,7 @@ def _linears(tensors: Mapping[str, Any], place: str) -> Iterator[Linear]:
             raise NetworkError(f"{place}: {name}: {error}") from error
         if weights is None:
             raise NetworkError(f"{place}: {name} has {', '.join(parts)}, but no weight")
-        yield Linear(name, weights, 0.0 if bias is None else bias)
+        yield Linear(name, weights, 0.0 if bias is None else bias, place)
 
 
 def _ordered(layers: list[Linear], place: str) -> list[Linear]:

@@ -39,7 +39,7 @@ class Step:
     looks: bool = False
 
 
-def translate(steps: Sequence[Step], values: dict[str, Any], drafts: Drafts, output: str, model: str) -> Affine:
+def translate(steps: Sequence[Step], values: dict[str, Any], drafts: Drafts, output: str) -> Affine:
     """Run all steps, and return the value of the name `output`.
 
     Args:
@@ -47,7 +47,6 @@ def translate(steps: Sequence[Step], values: dict[str, Any], drafts: Drafts, out
         values: what is there, by name; what steps make is put beside it.
         drafts: where layers are made.
         output: the name of the model's output.
-        model: what the model is called in messages.
 
     Raises:
         NetworkError: some steps cannot be translated (all of them are named), or the output does not depend on the
@@ -66,10 +65,10 @@ def translate(steps: Sequence[Step], values: dict[str, Any], drafts: Drafts, out
             shared = readers[name] > 1 and isinstance(value, Affine)
             values[name] = drafts.shared(value) if shared else value
     if faults:
-        raise NetworkError(f"{model}: cannot translate {'; '.join(_texts(faults))}")
+        raise NetworkError(f"{drafts.model}: cannot translate {'; '.join(_texts(faults))}")
     found = values.get(output)
     if not isinstance(found, Affine):
-        raise NetworkError(f"{model}: its output {output!r} does not depend on its input")
+        raise NetworkError(f"{drafts.model}: its output {output!r} does not depend on its input")
     return found
 
 

@@ -1,6 +1,7 @@
 """PyTorch modules, traced by torch.fx: what they call, in order, with modules of torch's own as they are."""
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,25 +14,32 @@ from taskgraph_dnn.errors import NetworkError
 from taskgraph_dnn.models.affine import Affine, Shape
 from taskgraph_dnn.models.drafts import Drafts, UnsupportedError
 from taskgraph_dnn.models.steps import Step, translate
-from taskgraph_dnn.models.torch_operators import FUNCTIONS, LOOKS, MODULES
+from taskgraph_dnn.models.torch_operators import FUNCTIONS, LOOKS, MODULES, SHARING
 from taskgraph_dnn.network import Network
 
 _CALLS = ("call_module", "call_function", "call_method", "get_attr")
-#: What gives the same numbers in the same memory.
-_VIEWS = ("view", "reshape", "flatten", "permute", "contiguous", "detach", torch.flatten, torch.reshape, torch.permute)
-_VIEW_MODULES = (nn.Flatten, nn.Identity, nn.Dropout)
+#: Where modules that run another one, as it is, keep it; by names, because to import them all takes seconds.
+_WRAPPERS = {
+    "AveragedModel": "module",
+    "DataParallel": "module",
+    "DistributedDataParallel": "module",
+    "OptimizedModule": "_orig_mod",  # of torch.compile
+}
 
 
 def network_of(module: Any, input_shape: Shape | None) -> Network:
     """Return the network that a module is; see `from_torch`."""
     if not isinstance(module, nn.Module):
         raise NetworkError(f"model is a {type(module).__name__}, expected a torch.nn.Module or a state dict")
+    while type(module).__name__ in _WRAPPERS:
+        module = getattr(module, _WRAPPERS[type(module).__name__])
     place = type(module).__name__
-    if _kind(module) in MODULES or module._forward_pre_hooks:  # a trace looks into the outermost one, past its hooks
+    if _Tracer().is_leaf_module(module, "") or module._forward_pre_hooks:
+        # A trace looks into the outermost module, past its hooks.
         module = nn.Sequential(module)
     nodes = _traced(module, place)
     modules = dict(module.named_modules())
-    drafts = Drafts()
+    drafts = Drafts(place)
     values: dict[str, Any] = {}
     given = [node for node in nodes if node.op == "placeholder"]
     for node in given[1:]:
@@ -46,14 +54,30 @@ def network_of(module: Any, input_shape: Shape | None) -> Network:
         raise NetworkError(f"{place} returns a {type(last).__name__}, expected one tensor")
     overwritten = _overwritten(nodes, modules)
     steps = [_step(node, module, modules, drafts, node in overwritten) for node in nodes if node.op in _CALLS]
-    return drafts.network(translate(steps, values, drafts, last.name, place))
+    return drafts.network(translate(steps, values, drafts, last.name))
+
+
+def _recorded(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    return lambda proxy, other: proxy.tracer.create_proxy("call_function", function, (proxy, other), {})
+
+
+class _Proxy(torch.fx.Proxy):  # type: ignore[misc]
+    """A value that is traced; x += y is recorded as the change in place that it is, where torch.fx takes x = x + y."""
+
+    __iadd__, __isub__ = _recorded(operator.iadd), _recorded(operator.isub)
+    __imul__, __itruediv__ = _recorded(operator.imul), _recorded(operator.itruediv)
+
+
+class _Tracer(torch.fx.Tracer):  # type: ignore[misc]
+    def proxy(self, node: Any) -> Any:
+        return _Proxy(node, self)
 
 
 def _traced(module: Any, place: str) -> list[Any]:
     """Return the nodes of the module's graph."""
     with _evaluating(module):
         try:
-            graph = torch.fx.Tracer().trace(module)
+            graph = _Tracer().trace(module)
         except Exception as error:  # whatever the module's own code raises
             text = f"{place} cannot be traced ({error}): export it to ONNX, or give what it is made of"
             raise NetworkError(text) from error
@@ -91,10 +115,11 @@ def _overwritten(nodes: Sequence[Any], modules: dict[str, Any]) -> set[Any]:
     found = set()
     for node in nodes:
         called = modules.get(node.target) if node.op == "call_module" else None
-        same = node.target in _VIEWS or isinstance(called, _VIEW_MODULES)
+        makes = FUNCTIONS.get(node.target) if called is None else MODULES.get(_kind(called))
         first = node.args[0] if node.args and isinstance(node.args[0], torch.fx.Node) else None
-        origin[node] = origin[first] if same and first is not None else node
-        if first is not None and (getattr(called, "inplace", False) or _changes(node)):
+        shares = makes in SHARING
+        origin[node] = origin[first] if shares and first is not None else node
+        if first is not None and not shares and (getattr(called, "inplace", False) or _changes(node)):
             before = [other for other in origin if origin[other] is origin[first] and other is not node]
             if any(place[user] > place[node] for other in before for user in other.users):
                 found.add(node)
@@ -126,6 +151,8 @@ def _step(node: Any, module: Any, modules: dict[str, Any], drafts: Drafts, overw
             return [_call_module(MODULES[_kind(called)], drafts, called, *args, **kwargs)]
         if any(isinstance(value, Affine) for value in read):
             return [FUNCTIONS[node.target](drafts, *args, **kwargs)]
+        if _changes(node) and isinstance(args[0], torch.Tensor):
+            raise UnsupportedError("in place, of a constant")
         return [_computed(node.target, args, kwargs)]
 
     step = node.name if called is None else node.target

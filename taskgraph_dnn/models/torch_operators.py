@@ -227,7 +227,7 @@ def _unsqueeze(_: Drafts, x: Affine, dim: int) -> Affine:
 
 
 def _size(_: Drafts, x: Affine, dim: int | None = None) -> Any:
-    shape = (-1, *x.shape)  # -1: samples, which is what view takes for them
+    shape = (operators.SAMPLES, *x.shape)
     return shape if dim is None else shape[dim]
 
 
@@ -238,6 +238,10 @@ def _attribute(drafts: Drafts, x: Affine, name: str) -> Any:
 
 
 def _same(_: Drafts, x: Affine, *__: Any, **___: Any) -> Affine:
+    return x
+
+
+def _copy(_: Drafts, x: Affine) -> Affine:
     return x
 
 
@@ -295,7 +299,7 @@ _MAKERS: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
     (_avg_pool, (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)),
     (_clamp, (torch.clamp, torch.clip, "clamp", "clamp_", "clip")),
     (_concatenate, (torch.cat, torch.concat, torch.concatenate)),
-    (_divide, (operator.truediv, torch.div, "div", "div_")),
+    (_divide, (operator.truediv, operator.itruediv, torch.div, "div", "div_")),
     (_dropout, (functional.dropout, functional.dropout1d, functional.dropout2d, functional.dropout3d)),
     (_flatten, (torch.flatten, "flatten")),
     (_function_conv, (functional.conv1d, functional.conv2d, functional.conv3d)),
@@ -310,7 +314,8 @@ _MAKERS: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
     (_relu, (functional.relu, torch.relu, torch.relu_, "relu", "relu_")),
     (_relu6, (functional.relu6,)),
     (_reshape, (torch.reshape, "reshape", "view")),
-    (_same, ("contiguous", "clone", "detach", "float")),
+    (_copy, (torch.clone, "clone")),
+    (_same, ("contiguous", "detach", "float")),
     (_activation("sigmoid"), (functional.sigmoid, torch.sigmoid, "sigmoid")),
     (_size, ("size",)),
     (_softmax, (functional.softmax, torch.softmax, "softmax")),
@@ -320,6 +325,10 @@ _MAKERS: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
     (_activation("tanh"), (functional.tanh, torch.tanh, "tanh")),
 ]
 FUNCTIONS = {function: make for make, functions in _MAKERS for function in functions}
+
+#: Makers of what torch may keep in the memory of what it is made of, with the same numbers: who changes one later
+#: changes both.
+SHARING = (_dropout, _flatten, _module_flatten, _permute, _reshape, _same, _squeeze, _unchanged, _unsqueeze)
 
 #: Functions that read no more than shapes.
 LOOKS = ("size", getattr)

@@ -13,7 +13,7 @@ Machines differ, and so does one machine from hour to hour. Ceilings tell by how
 did by more than those of all ceilings have.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -89,7 +89,7 @@ class Comparison:
         changes: those that changed beyond the noise, the largest change first.
         counts: counted work that changed.
         other_ways: pairs of other formulations than before, whatever else changed.
-        other_work: pairs that did not do the same work, and are not compared.
+        other_work: pairs that did not do the same work on as many threads, and whose times are not compared.
         lost: measurements of the first run only.
         new: measurements of the second run only.
     """
@@ -141,16 +141,31 @@ def compare(before: Report, after: Report) -> Comparison:
 def _paired(
     before: Sequence[Measurement], after: Sequence[Measurement]
 ) -> tuple[list[Pair], list[Measurement], list[Measurement]]:
-    """Return pairs of equal keys, and what is left; what ours do differently since is still the same measurement."""
+    """Return pairs of equal keys, and what is left.
+
+    What is done in another way since is still the same measurement; so is what uses all threads of another machine.
+    """
     pairs: list[Pair] = []
     lost, new = list(before), list(after)
-    for key in (lambda each: each.key, lambda each: (each.suite, each.case, each.contender, each.threads, each.kind)):
-        firsts, seconds = _alone(lost, key), _alone(new, key)
+    for key in _KEYS:
+        firsts, seconds = _alone(before, key), _alone(after, key)
         found = [(first, seconds[name]) for name, first in firsts.items() if name in seconds]
-        pairs += found
-        lost = [each for each in lost if not any(each is first for first, _ in found)]
-        new = [each for each in new if not any(each is second for _, second in found)]
+        pairs += [pair for pair in found if _has(lost, pair[0]) and _has(new, pair[1])]
+        lost = [each for each in lost if not _has([first for first, _ in pairs], each)]
+        new = [each for each in new if not _has([second for _, second in pairs], each)]
     return pairs, lost, new
+
+
+def _has(measurements: Sequence[Measurement], one: Measurement) -> bool:
+    return any(each is one for each in measurements)
+
+
+#: What makes two measurements a pair, if no other ones have it: from the narrowest to the widest.
+_KEYS: Sequence[Callable[[Measurement], tuple[Any, ...]]] = (
+    lambda each: each.key,
+    lambda each: (each.suite, each.case, each.contender, each.threads, each.kind),
+    lambda each: (each.suite, each.case, each.contender, each.formulation, each.kind),
+)
 
 
 def _alone(measurements: Sequence[Measurement], key: Any) -> dict[tuple[Any, ...], Measurement]:
@@ -162,7 +177,7 @@ def _alone(measurements: Sequence[Measurement], key: Any) -> dict[tuple[Any, ...
 
 
 def _work(each: Measurement) -> tuple[Any, ...]:
-    return each.unit, each.work, each.work_unit, dict(each.parameters)
+    return each.unit, each.threads, each.work, each.work_unit, dict(each.parameters)
 
 
 def _ratio(before: Measurement, after: Measurement) -> float:
@@ -229,7 +244,8 @@ def comparison_notes(found: Comparison) -> list[str]:
     notes.append(f"{counted(counts, 'count')} compared, {len(found.counts):,} changed.")
     notes += [f"{_name(after)}: was {before.formulation}, is {after.formulation}" for before, after in found.other_ways]
     if found.other_work:
-        notes.append(f"{counted(len(found.other_work), 'measurement')} of other work than before, not compared.")
+        others = counted(len(found.other_work), "measurement")
+        notes.append(f"{others} of other work than before, or on other threads: times not compared.")
     for title, alone in (("no more", found.lost), ("new", found.new)):
         notes += [f"{title}: {_name(each)}, {each.formulation}" for each in alone]
     return notes

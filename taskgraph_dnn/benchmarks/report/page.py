@@ -1,16 +1,20 @@
 """The page of a report, with its plots: what was measured where, and what it says, good and bad alike."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
+from statistics import median
 
 import yaml
 
 from taskgraph_dnn.benchmarks.report.plots import Plot, plots
-from taskgraph_dnn.benchmarks.report.races import Race, races
-from taskgraph_dnn.benchmarks.report.records import Report
+from taskgraph_dnn.benchmarks.report.races import VERDICTS, Race, races
+from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import EFFORTS, Table, amount
 from taskgraph_dnn.benchmarks.suites import SUITES
+from taskgraph_dnn.benchmarks.timing import summary
 from taskgraph_dnn.errors import FileError
 from taskgraph_dnn.io.atomic import write_text
 from taskgraph_dnn.words import counted
@@ -20,6 +24,9 @@ QUIET = 0.05
 
 #: Why a peer is ahead: for each suite and case a text, written by hand.
 REASONS = "reasons.yaml"
+
+#: A table of more rows is folded.
+_LONG = 60
 
 #: As they are read: for each suite and case a text.
 Reasons = Mapping[str, Mapping[str, str]]
@@ -81,14 +88,17 @@ def read_reasons(path: Path) -> Reasons:
 
 def markdown(report: Report, drawn: Sequence[Plot], folder: str, link: str, reasons: Reasons) -> str:
     """Return the page of a report whose plots lie in a folder beside it."""
-    parts = [*_head(report, link), *_not_ahead(report, reasons)]
+    parts = [*_head(report, link), *_ahead(report), *_not_ahead(report, reasons), *_circumstances(report)]
+    broken_off = report.unfinished()
     for suite in SUITES.values():
-        if suite.name not in report.used_by_others:
+        if not report.has(suite.name):
             continue
         parts += [f"## {suite.title}", suite.about]
+        if suite.name in broken_off:
+            parts.append(f"**Broken off** after {counted(broken_off[suite.name], 'measurement')}: there is more to it.")
         parts += [f"![{plot.alt}]({folder}/{plot.name}.svg)" for plot in drawn if plot.suite == suite.name]
         for table in suite.tables(report):
-            parts += [f"### {table.title}", markdown_table(table)]
+            parts += [f"### {table.title}", _folded(table) if len(table.rows) > _LONG else markdown_table(table)]
         parts += _left_out(report, suite.name)
     return "\n\n".join(parts) + "\n"
 
@@ -100,8 +110,18 @@ def markdown_table(table: Table) -> str:
     return "\n".join([head, f"|{ruler}", *body])
 
 
+def _folded(table: Table) -> str:
+    """Return a long table as one that opens where it is clicked; within it, Markdown is not read everywhere."""
+    sides = ["right" if table.has_numbers(column) else "left" for column in range(len(table.rows[0]))]
+    head, *body = (
+        "<tr>" + "".join(f'<{tag} align="{side}">{escape(cell)}</{tag}>' for cell, side in zip(row, sides, strict=True))
+        for row, tag in zip(table.rows, ["th", *["td"] * len(table.rows)], strict=False)
+    )
+    summary = f"<details><summary>{counted(len(body), 'row')}</summary>"
+    return "\n".join([summary, f"<table><thead>{head}</thead><tbody>", *body, "</tbody></table>", "</details>"])
+
+
 def _head(report: Report, link: str) -> Iterator[str]:
-    effort = EFFORTS[report.effort]
     yield "# Benchmarks"
     yield (
         f"Made by `taskgraph-dnn bench page` of {link}, which `taskgraph-dnn bench --effort {report.effort}` has "
@@ -109,17 +129,27 @@ def _head(report: Report, link: str) -> Iterator[str]:
     )
     if report.effort == "smoke":
         yield "**This was a smoke run**, of small cases and few rounds: its counts are right, its times say little."
+    if max(report.used_by_others.values(), default=0.0) > QUIET:
+        yield "**Others used the processors meanwhile**: times are longer than they need to be, and spreads wider."
+    if report.missing:
+        yield "Not installed, or not usable here, and so not compared with:"
+        yield "\n".join(f"- {peers}: {why}" for why, peers in _by_reason(report.missing.items()).items())
+
+
+def _by_reason(left_out: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return who is left out, for each reason."""
+    found: dict[str, list[str]] = {}
+    for who, why in dict.fromkeys(left_out):
+        found.setdefault(why, []).append(who)
+    return {why: ", ".join(who) for why, who in found.items()}
+
+
+def _circumstances(report: Report) -> Iterator[str]:
+    effort = EFFORTS[report.effort]
     yield "## How it is measured"
     yield _METHOD.format(rounds=effort.rounds, milliseconds=1000 * effort.seconds)
     yield "## The machine"
     yield markdown_table(Table("", [["", ""], *_machine_rows(report)]))
-    if max(report.used_by_others.values(), default=0.0) > QUIET:
-        yield "**Others used the processors meanwhile**: times are longer than they need to be, and spreads wider."
-    for suite, count in report.unfinished().items():
-        yield f"The suite {suite} was broken off after {counted(count, 'measurement')}, and is not shown."
-    if report.missing:
-        yield "Not installed, or not usable here, and so not compared with:"
-        yield "\n".join(f"- {peer}: {why}" for peer, why in report.missing.items())
 
 
 def _machine_rows(report: Report) -> Iterator[list[str]]:
@@ -153,32 +183,59 @@ def _every_race(report: Report) -> list[Race]:
     return [race for suite in suites for race in races(report, suite)]
 
 
-def _not_ahead(report: Report, reasons: Reasons) -> Iterable[str]:
-    """Yield every row in which a peer is ahead, or rounds disagree on it, and why."""
+def _ahead(report: Report) -> Iterator[str]:
+    """Yield for each suite how often ours is ahead."""
     every = _every_race(report)
-    behind = [race for race in every if race.verdict != "ahead"]
-    yield "## Where we are not ahead"
+    yield "## Who is ahead"
     yield (
-        f"Of {len(every):,} comparisons of ours with a peer on the same case, these {len(behind):,} are behind, or "
-        "open: the spread is wider than the claim, from slower to faster."
+        f"Of {len(every):,} comparisons of ours with a peer on the same case; *open* means that the spread is wider "
+        "than the claim: rounds disagree on who is ahead."
     )
-    rows = [["case", "peer", "times as fast", "", "ours", "theirs", "why"]]
-    for race in behind:
-        why = reasons.get(race.ours.suite, {}).get(race.ours.case, "no reason known")
-        times = f"{race.times.median:.2f} ({race.times.low:.2f} to {race.times.high:.2f})"
-        seconds = [amount(sorted(each.rounds)[len(each.rounds) // 2], "seconds") for each in (race.ours, race.peer)]
-        peer = f"{race.peer.contender}, {race.peer.formulation}"
-        rows.append(
-            [f"{race.ours.suite}: {race.ours.case}", peer, times, race.verdict, *seconds, " ".join(why.split())]
-        )
-    yield markdown_table(Table("", rows)) if behind else "There are none."
+    rows = [["", "comparisons", *VERDICTS, "times as fast, median", "least", "most"]]
+    for suite in SUITES.values():
+        found = [race for race in every if race.ours.suite == suite.name]
+        if found:
+            verdicts = Counter(race.verdict for race in found)
+            times = sorted(race.times.median for race in found)
+            ratios = (f"{each:.2f}" for each in (median(times), times[0], times[-1]))
+            rows.append([suite.title, f"{len(found):,}", *(f"{verdicts[each]:,}" for each in VERDICTS), *ratios])
+    if every:
+        yield markdown_table(Table("", rows))
+
+
+def _not_ahead(report: Report, reasons: Reasons) -> Iterator[str]:
+    """Yield every case in which a peer is ahead, or rounds disagree on it, and why."""
+    yield "## Where we are not ahead"
+    cases: dict[tuple[str, str], list[Race]] = {}
+    for race in _every_race(report):
+        if race.verdict != "ahead":
+            cases.setdefault((race.ours.suite, race.ours.case), []).append(race)
+    rows = [["case", "ours", "peers: how many times as fast ours is", "why"]]
+    for (suite, case), found in cases.items():
+        why = reasons.get(suite, {}).get(case, "no reason known")
+        peers = "<br>".join(map(_against, sorted(found, key=lambda race: race.times.median)))
+        rows.append([f"{suite}: {case}", _amount(found[0].ours), peers, " ".join(why.split())])
+    yield markdown_table(Table("", rows)) if cases else "Nowhere."
+
+
+def _against(race: Race) -> str:
+    return f"{race.peer.contender}, {race.peer.formulation}, {_amount(race.peer)}: {race.cell}"
+
+
+def _amount(each: Measurement) -> str:
+    return amount(summary(each.rounds).median, each.unit)
 
 
 def _left_out(report: Report, suite: str) -> Iterator[str]:
-    left = [f"- {each.case}: {each.contender}, {each.left_out}" for each in report.of(suite) if each.left_out]
-    if left:
+    """Yield what a suite has left out, a line for each case and reason."""
+    cases: dict[str, list[tuple[str, str]]] = {}
+    for each in report.of(suite):
+        if each.left_out:
+            cases.setdefault(each.case, []).append((each.contender, each.left_out))
+    if cases:
         yield "Left out:"
-        yield "\n".join(dict.fromkeys(left))
+        by_reason = ((case, _by_reason(left_out)) for case, left_out in cases.items())
+        yield "\n".join(f"- {case}: {who}: {why}" for case, reasons in by_reason for why, who in reasons.items())
 
 
 def _link(source: Path, page: Path) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from taskgraph_dnn.benchmarks.report.races import Race, races
+from taskgraph_dnn.benchmarks.report.races import AHEAD, BEHIND, OPEN, Race, races
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import amount
 from taskgraph_dnn.benchmarks.suites.growth import Curve, curves
@@ -32,12 +32,16 @@ DARK = {PAPER: "#15191e", INK: "#e4e7eb", GRID: "#39424c"}
 #: After Okabe and Ito (Color universal design, 2008), two of them darker.
 BLUE, VERMILION, GREEN, PURPLE, OCHRE, GREY = "#0072b2", "#d55e00", "#009e73", "#b8578c", "#94740a", "#767676"
 SERIES = (BLUE, VERMILION, GREEN, PURPLE, OCHRE, GREY)
+VERDICT_COLOURS = {AHEAD: BLUE, BEHIND: VERMILION, OPEN: GREY}
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 _INCHES = 12.8
 
 #: Less is drawn as so much: memory comes in pages, and no clock tells less than a nanosecond.
 LEAST = {"seconds": 1e-9, "bytes": 4096.0}
+
+#: Suites whose races are drawn as bars.
+_BARRED = "end-to-end", "latency"
 
 #: What a point and the line through it show of the rounds.
 SPREAD = ("median", "low", "high")
@@ -75,7 +79,7 @@ def plots(report: Report) -> list[Plot]:
         MissingDependencyError: matplotlib is not installed.
     """
     with _style():
-        drawn = [draw(report) for draw in (_bars, _roofline, _growth)]
+        drawn = [*(_bars(report, suite) for suite in _BARRED), _roofline(report), _growth(report)]
     return [plot for plot in drawn if plot is not None]
 
 
@@ -111,8 +115,8 @@ def _svg(figure: "Figure") -> str:
 # Bars: ours against peers.
 
 
-def _bars(report: Report) -> Plot | None:
-    found = races(report, "end-to-end")
+def _bars(report: Report, suite: str) -> Plot | None:
+    found = races(report, suite)
     cases = list(dict.fromkeys(race.ours.case for race in found))
     if not cases:
         return None
@@ -127,19 +131,18 @@ def _bars(report: Report) -> Plot | None:
         axes.remove()
     figure.supxlabel("times as fast as the peer (median of rounds; line: 10th to 90th percentile)", fontsize=10)
     alt = f"Bars: how many times as fast as each peer, in {len(cases)} cases; the tables below have the numbers"
-    return Plot("end-to-end", "end-to-end", alt, _svg(figure))
+    return Plot(suite, suite, alt, _svg(figure))
 
 
 def _bar_panel(axes: "Axes", found: Sequence[Race], most: int) -> None:
     """Draw the bars of one case, as thick as those of the case with the most."""
     ranked = sorted(found, key=lambda race: race.times.median)
-    colours = {"ahead": BLUE, "behind": VERMILION, "open": GREY}
     for place, race in enumerate(reversed(ranked)):
         times = race.times
-        axes.barh(place, times.median - 1, left=1, height=0.62, color=colours[race.verdict])
+        axes.barh(place, times.median - 1, left=1, height=0.62, color=VERDICT_COLOURS[race.verdict])
         axes.plot([times.low, times.high], [place, place], color=INK, linewidth=1.2, solid_capstyle="butt")
         end = max(times.high, 1.0)
-        note = "" if race.verdict == "ahead" else f" ({race.verdict})"
+        note = "" if race.verdict == AHEAD else f" ({race.verdict})"
         axes.annotate(
             f"{_times(times.median)}{note}", (end, place), (4, 0), textcoords="offset points", va="center", fontsize=9
         )
@@ -170,6 +173,9 @@ def _bare(axes: "Axes", grid: Literal["both", "x"] = "both") -> None:
 # The roofline: how far kernels are from what the machine can do.
 
 
+_PEER = "fastest peer on the same layer, its product alone"
+
+
 def _roofline(report: Report) -> Plot | None:
     ours = [each for each in report.of("kernels") if each.details.get("default")]
     roofs = {(each.contender, each.case): _rate(each) for each in report.of("ceilings") if each.threads == THREADS}
@@ -179,10 +185,10 @@ def _roofline(report: Report) -> Plot | None:
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.set_yscale("log")
-    peers = [race.peer for race in _best_peers(report)]
-    axes.scatter(
-        *_places(peers), marker="x", color=GREY, s=28, label="fastest peer on the same layer, its product alone"
-    )
+    for race in _best_peers(report):
+        colour, x = VERDICT_COLOURS[race.verdict], intensity(race.ours)
+        axes.plot([x, x], [_rate(race.ours), _rate(race.peer)], color=colour, linewidth=1.0, zorder=1)
+        axes.scatter(x, _rate(race.peer), marker="x", color=GREY, s=28, label=_PEER)
     for (pattern, group), colour, marker in zip(_patterns(ours).items(), SERIES, MARKERS, strict=False):
         axes.scatter(*_places(group), marker=marker, color=colour, s=42, label=f"{pattern}, ours", zorder=3)
     low, high = 0.6 * min(map(intensity, ours)), 2.6 * max(map(intensity, ours))
@@ -194,9 +200,13 @@ def _roofline(report: Report) -> Plot | None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,g}")
         _ticks(axis)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    named = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one for all peers
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     _bare(axes)
-    alt = "Rates of kernels against how much they compute for each byte, below what the machine can do at most"
+    alt = (
+        "Rates of kernels against how much they compute for each byte, below what the machine can do at most; "
+        "a line leads to the fastest peer, and is red where that is ahead"
+    )
     return Plot("kernels", "roofline", alt, _svg(figure))
 
 

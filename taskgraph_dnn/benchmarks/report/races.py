@@ -7,6 +7,9 @@ from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import amount
 from taskgraph_dnn.benchmarks.timing import Summary, fastest, rates, ratios, summary
 
+#: What may come of a race.
+VERDICTS = AHEAD, OPEN, BEHIND = "ahead", "open", "behind"
+
 
 @dataclass(frozen=True)
 class Race:
@@ -26,8 +29,26 @@ class Race:
     def verdict(self) -> str:
         """Whether ours is "ahead" or "behind", or that is "open", because rounds disagree."""
         if self.times.low <= 1 <= self.times.high:
-            return "open"
-        return "ahead" if self.times.median > 1 else "behind"
+            return OPEN
+        return AHEAD if self.times.median > 1 else BEHIND
+
+    @property
+    def cell(self) -> str:
+        """How many times as fast ours is, and the verdict."""
+        return f"{ratio_cell(self.times)}, {self.verdict}"
+
+
+def ratio_cell(times: Summary) -> str:
+    """Return a cell of a ratio that was taken within rounds."""
+    middle, low, high = (f"{each:,.{2 if each < 10 else 0}f}" for each in (times.median, times.low, times.high))
+    return f"{middle} ({low} to {high})"
+
+
+def within(found: Summary, most: float) -> str:
+    """Return whether a goal of at most so much is "reached" or "missed", or that is "open", because rounds disagree."""
+    if found.low <= most < found.high:
+        return OPEN
+    return "reached" if found.high <= most else "missed"
 
 
 def peer_cells(report: Report, suite: str) -> Callable[[str, str], str]:
@@ -38,8 +59,7 @@ def peer_cells(report: Report, suite: str) -> Callable[[str, str], str]:
     def cell(case: str, peer: str) -> str:
         if (case, peer) in found:
             race = found[case, peer]
-            taken, times = amount(summary(race.peer.rounds).median, race.peer.unit), race.times
-            return f"{taken}: {times.median:.1f} ({times.low:.1f} to {times.high:.1f}), {race.verdict}"
+            return f"{amount(summary(race.peer.rounds).median, race.peer.unit)}: {race.cell}"
         if (case, peer) in left_out:
             return f"left out: {left_out[case, peer]}"
         return "missing" if peer in report.missing else ""

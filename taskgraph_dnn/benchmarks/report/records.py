@@ -95,8 +95,12 @@ class Report:
         """Return the measurements of one suite."""
         return tuple(each for each in self.measurements if each.suite == suite)
 
+    def has(self, suite: str) -> bool:
+        """Return whether it was measured, or begun at least."""
+        return suite in self.used_by_others or bool(self.of(suite))
+
     def unfinished(self) -> dict[str, int]:
-        """Return how many measurements there are of each suite that was broken off: too few for its tables, perhaps."""
+        """Return how many measurements there are of each suite that was broken off."""
         return Counter(each.suite for each in self.measurements if each.suite not in self.used_by_others)
 
     def head(self) -> str:
@@ -112,6 +116,9 @@ class Report:
 
 def read_report(path: Path) -> Report:
     """Read a report, also of a run that was broken off: it lacks the last lines, and may end within one.
+
+    Contenders of a case are written together, so one that ends within a line lacks some of its last case: that is left
+    out.
 
     Raises:
         FileError: it cannot be read, or a line is no part of a report; the error names the line.
@@ -140,6 +147,9 @@ def read_report(path: Path) -> Report:
     head = {name: found[0].get(name) for name in ("date", "effort", "machine", "missing")}
     if None in head.values():
         raise FileError(f"{path} line 1: a report without {', '.join(n for n, v in head.items() if v is None)}")
+    if not text.endswith("\n") and measurements:
+        last = measurements[-1]
+        measurements = [each for each in measurements if (each.suite, each.case) != (last.suite, last.case)]
     return Report(**head, measurements=tuple(measurements), used_by_others=others)  # type: ignore[arg-type]
 
 

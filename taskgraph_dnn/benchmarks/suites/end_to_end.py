@@ -14,7 +14,7 @@ from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.runs import THREADS as ON_THREADS
 from taskgraph_dnn.benchmarks.runs import ready
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount
-from taskgraph_dnn.benchmarks.timing import THREADS, measured, summary
+from taskgraph_dnn.benchmarks.timing import THREADS, fastest, measured, rates, summary
 from taskgraph_dnn.config import settings
 from taskgraph_dnn.synthetic import digit_images, radixnet
 
@@ -128,12 +128,19 @@ def tables(report: Report) -> Sequence[Table]:
 
 def _beside(report: Report) -> list[list[str]]:
     cell = peer_cells(report, _NAME)
-    rows = [["network", "ours", "1e9 edges a second", *(peer.name for peer in PEERS)]]
+    bare = {each.case: each for each in report.of(_NAME) if each.contender == "none" and each.rounds}
+    sgemm = fastest([each for each in report.of("ceilings") if each.contender == "sgemm"])
+    rows = [["network", "ours", "1e9 edges a second", "none, of sgemm", *(peer.name for peer in PEERS)]]
     for case, ours in {race.ours.case: race.ours for race in races(report, _NAME)}.items():
         seconds = summary(ours.rounds).median
         cells = [case, amount(seconds, ours.unit), f"{ours.work / seconds / 1e9:,.1f}"]
+        cells.append(f"{_rate(bare[case]) / _rate(sgemm):.0%}" if sgemm and case in bare else "")
         rows.append(cells + [cell(case, peer.name) for peer in PEERS])
     return rows
+
+
+def _rate(each: Measurement) -> float:
+    return summary(rates(each)).median
 
 
 def _all(report: Report) -> list[list[str]]:
@@ -160,7 +167,8 @@ END_TO_END = Suite(
     "*Ours* is this package as it comes, with all reductions that are exact. A peer's cell has its seconds, and how "
     "many times as fast ours is: the median of the ratios within rounds, and the 10th to the 90th percentile. *Open* "
     "means that the spread is wider than the claim: rounds disagree on who is ahead. Edges are those of the whole "
-    "network, whatever was left out, or computed in vain.",
+    "network, whatever was left out, or computed in vain. *None, of sgemm* is the rate without reductions, as a part "
+    "of what the machine multiplies at most.",
     measure,
     tables,
     missing,

@@ -60,7 +60,7 @@ def measure(effort: Effort, say: Callable[[str], None]) -> Iterator[Measurement]
     for case in effort.pick(CASES[:1], CASES, CASES):
         for samples in _SAMPLES:
             name = f"{case.name}, {samples} sample{'s' * (samples > 1)}"
-            say(f"{_NAME}: {name}")
+            say(name)
             network, rows = case.make(samples)
             right = reference_outputs(network, rows)
             contenders = [_compiled(network, rows, right), _lazy(network, rows, right)]

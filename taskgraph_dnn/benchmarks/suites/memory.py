@@ -13,20 +13,15 @@ from taskgraph_dnn.benchmarks import timing
 from taskgraph_dnn.benchmarks.memory import in_new_process, peaks, why_no_peaks
 from taskgraph_dnn.benchmarks.peers.chains import scipy_columns
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
-from taskgraph_dnn.benchmarks.runs import THREADS, ready
+from taskgraph_dnn.benchmarks.runs import THREADS, ready, right_outputs
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount
-from taskgraph_dnn.benchmarks.timing import TOLERANCE, ratios, summary
-from taskgraph_dnn.errors import KernelError
+from taskgraph_dnn.benchmarks.timing import check, ratios, summary
 from taskgraph_dnn.inference import infer
-from taskgraph_dnn.inputs import row_slice
 from taskgraph_dnn.matrices import sparse_nbytes
 from taskgraph_dnn.network import Network
-from taskgraph_dnn.reference import mismatch, reference_outputs
+from taskgraph_dnn.reference import mismatch
 from taskgraph_dnn.result import Result
 from taskgraph_dnn.synthetic import digit_images, radixnet
-
-#: Samples whose outputs are compared with the reference.
-_CHECKED = 8
 
 #: What is compared: reductions of this package, among them those that a user gets, and a peer.
 _DEFAULT, _SCIPY = "exact", "scipy"
@@ -76,7 +71,8 @@ def peak(case: Case, contender: str, rounds: int) -> Measurement:
     work: Callable[[Network, Any], Any] = _with_scipy if contender == _SCIPY else ours
     found = work(*case.problem())  # compiles kernels
     network, images = case.problem()
-    _check(contender, found, reference_outputs(network, row_slice(images, 0, _CHECKED)))
+    right = right_outputs(network, images)
+    check(contender, mismatch((found.outputs if isinstance(found, Result) else found)[: len(right)], right))
     why_not = why_no_peaks()
     measured = [] if why_not else peaks(partial(work, network, images), rounds)
     peer = Measurement(
@@ -111,13 +107,6 @@ def _with_ours(mode: str, partitions: int | None, network: Network, images: Any)
 
 def _with_scipy(network: Network, images: Any) -> NDArray[np.float32]:
     return np.asarray(scipy_columns(network, 1)(images))
-
-
-def _check(contender: str, found: Any, expected: NDArray[np.float64]) -> None:
-    outputs = found.outputs if isinstance(found, Result) else found
-    difference = mismatch(outputs[:_CHECKED], expected)
-    if not difference <= TOLERANCE:
-        raise KernelError(f"{contender}: the answer is off by {difference:.1e}, expected at most {TOLERANCE:.0e}")
 
 
 def estimate(result: Result) -> dict[str, int]:

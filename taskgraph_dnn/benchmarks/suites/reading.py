@@ -4,6 +4,7 @@ import gzip
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ import scipy.sparse
 from safetensors.numpy import load_file, save_file
 
 from taskgraph_dnn.benchmarks.cases.contents import NEURONS, Case, Content, NetworkFiles, generated, official
+from taskgraph_dnn.benchmarks.report.races import ratio_cell, within
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table, amount
 from taskgraph_dnn.benchmarks.timing import Contender, limited, measured, ratios, summary
@@ -42,6 +44,12 @@ _OURS = "this package"
 _CHUNK_NBYTES = 2**20
 _PEERS = "pyarrow", "pandas"
 
+#: Ours that do all of what peers do, where another one does less.
+_DEFAULTS = "folder", "open, and all weights", "packed, with facts and reductions"
+
+#: Which ways are to take at most so many times as long as pyarrow's parse.
+_PARSED, _GOAL = ("folder", ".tar.gz"), 1.5
+
 
 def measure(effort: Effort, say: Callable[[str], None]) -> Iterator[Measurement]:
     """Yield what reading and writing takes."""
@@ -49,7 +57,8 @@ def measure(effort: Effort, say: Callable[[str], None]) -> Iterator[Measurement]
         for case, contenders in _cases(Path(name), effort):
             say(case.name)
             parameters = {"bytes": case.nbytes, "entries": case.content.entries}
-            yield from measured("reading", case.name, contenders, effort, parameters)
+            for each in measured("reading", case.name, contenders, effort, parameters):
+                yield replace(each, details={"default": True}) if each.formulation in _DEFAULTS else each
 
 
 def _cases(folder: Path, effort: Effort) -> Iterator[tuple[Case, list[Contender]]]:
@@ -290,7 +299,7 @@ def _emptied(folder: Path) -> Iterator[None]:
 
 def missing() -> dict[str, str]:
     """Return the peers that are not installed."""
-    return {name: "it is not installed" for name in _PEERS if find_spec(name) is None}
+    return {name: f"{name} is not installed" for name in _PEERS if find_spec(name) is None}
 
 
 def tables(report: Report) -> Sequence[Table]:
@@ -306,11 +315,20 @@ def _table(case: str, measurements: Sequence[Measurement]) -> Table:
     rows = [["", "", "threads", "median", "1e6 bytes a second", "from 10th to 90th percentile", beside]]
     for each in measurements:
         rates = summary([each.work / seconds / 1e6 for seconds in each.rounds])
-        ratio = "" if peer is None else f"{median(ratios(each.rounds, peer.rounds)):.2f}"
+        ratio = "" if peer is None else _ratio(each, peer)
         taken = amount(median(each.rounds), "seconds")
         cells = taken, f"{rates.median:,.0f}", f"{rates.low:,.0f} to {rates.high:,.0f}", ratio
         rows.append([each.contender, each.formulation, str(each.threads), *cells])
     return Table(f"{case}: {measurements[0].work / 1e6:,.1f} MB", rows)
+
+
+def _ratio(each: Measurement, peer: Measurement) -> str:
+    """Return how many times as long as the peer it takes, and whether that is the goal where it has one."""
+    if each is peer:
+        return "1"
+    times = summary(ratios(each.rounds, peer.rounds))
+    has_goal = peer.contender == "pyarrow" and each.kind == "ours" and each.formulation in _PARSED
+    return f"{ratio_cell(times)}, {within(times, _GOAL)}" if has_goal else ratio_cell(times)
 
 
 READING = Suite(
@@ -318,8 +336,9 @@ READING = Suite(
     "Reading and converting",
     "Files are in the page cache, and rates are of the text, decompressed, or of the packed file. pyarrow parses bytes "
     "that are in memory already, and checks nothing; this package opens files, decompresses, parses by pyarrow, checks "
-    "that every number is in its range and no place comes twice, and makes matrices of them. The goal is at most 1.5 "
-    "times the time of pyarrow's parse of each file. A network is *official* where the Graph Challenge's own files are "
+    "that every number is in its range and no place comes twice, and makes matrices of them. The goal for a network is "
+    f"at most {_GOAL} times the time of pyarrow's parse of each file: *reached*, *missed*, or *open* where the spread "
+    "is wider than that. A network is *official* where the Graph Challenge's own files are "
     "found, in $TASKGRAPH_DNN_DATA or in shared/data beside the checkout. To open a packed file maps it, and reads no "
     "weights; safetensors and scipy hold weights alone, nothing that planning asks for.",
     measure,

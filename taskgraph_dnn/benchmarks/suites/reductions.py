@@ -4,35 +4,27 @@ A part of a percent is to be seen on machines whose other users cost tens of per
 worked for this process are counted beside those on the clock: somebody else's work is not among them.
 """
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
-
-import numpy as np
 
 from taskgraph_dnn.benchmarks import runs
 from taskgraph_dnn.benchmarks.cases.networks import Problem, pruned_network, random_network, trained_network
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
-from taskgraph_dnn.benchmarks.runs import counted, ready
+from taskgraph_dnn.benchmarks.runs import counted, ready, right_outputs, side_by_side
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table
-from taskgraph_dnn.benchmarks.timing import THREADS, TOLERANCE, ratios, rest, summary
+from taskgraph_dnn.benchmarks.timing import THREADS, ratios, summary
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.inference import infer
-from taskgraph_dnn.reference import mismatch, reference_outputs
-from taskgraph_dnn.result import Result
 
 #: Without reductions, which others are compared with; and these.
 WITHOUT, MODES = "none", ("dynamic", "exact")
 
-#: How seconds are counted.
+#: How seconds are counted, and which part of a run has them.
 CLOCK, PROCESSORS = "on the clock", "of processors"
+_PARTS = {CLOCK: "wall", PROCESSORS: "processors"}
 
 #: At least this part of the work must be done, or the network has structure.
 _LEAST_DONE = 0.99
-
-#: Samples whose outputs are compared with the reference.
-_CHECKED = 8
 
 #: The cases; small efforts measure the first ones.
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -64,47 +56,26 @@ def measure_case(name: str, problem: Problem, rounds: int) -> Iterator[Measureme
     network, samples = problem
     with ready(runs.THREADS, THREADS) as where:
         inferences = {mode: infer(network, samples, reductions=mode) for mode in (WITHOUT, *MODES)}
-        results = {mode: inference.compute(**where) for mode, inference in inferences.items()}
-        for mode, result in results.items():
-            _check(mode, result, problem)
-        taken = _rounds({mode: partial(each.compute, **where) for mode, each in inferences.items()}, rounds)
-    for mode, seconds in taken.items():
-        for kind, column in zip((CLOCK, PROCESSORS), zip(*seconds, strict=True), strict=True):
+        taken = side_by_side(inferences, where, rounds, right_outputs(network, samples))
+    done = taken["dynamic"].result
+    if done.multiply_adds < _LEAST_DONE * done.edges:
+        raise KernelError(f"reductions leave out all but {done.multiply_adds / done.edges:.0%} of the work")
+    for mode, found in taken.items():
+        columns = found.columns()
+        for kind, part in _PARTS.items():
             yield Measurement(
                 "reductions",
                 name,
                 mode,
                 "ours",
-                rounds=column,
+                rounds=tuple(columns[part]),
                 formulation=kind,
                 threads=THREADS,
                 work=samples.shape[0] * network.nnz,
                 work_unit="edges",
-                counted=counted(inferences[mode], results[mode]) if kind == CLOCK else {},
+                counted=counted(found.inference, found.result) if kind == CLOCK else {},
                 parameters={"samples": samples.shape[0], "edges": network.nnz, "layers": len(network)},
             )
-
-
-def _check(mode: str, result: Result, problem: Problem) -> None:
-    network, samples = problem
-    off = mismatch(result.outputs[:_CHECKED], reference_outputs(network, samples[:_CHECKED]))
-    if not off <= TOLERANCE:
-        raise KernelError(f"{mode}: the answer is off by {off:.1e}, expected at most {TOLERANCE:.0e}")
-    if mode == "dynamic" and result.multiply_adds < _LEAST_DONE * result.edges:
-        raise KernelError(f"reductions leave out all but {result.multiply_adds / result.edges:.0%} of the work")
-
-
-def _rounds(runs: Mapping[str, Callable[[], Result]], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Return the seconds of each run, on the clock and of processors, round by round."""
-    taken: dict[str, list[tuple[float, float]]] = {mode: [] for mode in runs}
-    rng = np.random.default_rng(0)
-    for _ in range(rounds):
-        for mode in rng.permutation(list(runs)):
-            rest()
-            worked, started = time.process_time(), time.perf_counter()
-            runs[mode]()
-            taken[mode].append((time.perf_counter() - started, time.process_time() - worked))
-    return taken
 
 
 def tables(report: Report) -> Sequence[Table]:

@@ -21,7 +21,7 @@ from taskgraph_dnn.benchmarks.parameters import (
     measure_parameters,
 )
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
-from taskgraph_dnn.benchmarks.runs import Rounds, counted, packed, side_by_side, task_seconds
+from taskgraph_dnn.benchmarks.runs import Rounds, counted, packed, right_outputs, side_by_side, task_seconds
 from taskgraph_dnn.benchmarks.simulation import Cluster, Limits, Work, simulate
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table
 from taskgraph_dnn.benchmarks.timing import ratios, summary
@@ -118,13 +118,14 @@ def _real(real: Real, folder: Path, cluster: Cluster, effort: Effort) -> Iterato
             strategy: infer(network, images, strategy=strategy, partitions=real.partitions, reductions="none")
             for strategy in STRATEGIES
         }
-    for strategy, rounds in side_by_side(inferences, {}, effort.rounds).items():
+    right = right_outputs(network, images)
+    for strategy, rounds in side_by_side(inferences, {}, effort.rounds, right).items():
         yield _run(real, strategy, cluster.workers, rounds, _modelled(network, rounds, cluster))
 
 
 def _modelled(network: Network, rounds: Rounds, cluster: Cluster) -> dict[str, Any]:
     plan = rounds.inference.plan
-    works = [Work.measured(network, plan, result.events) for result in rounds.results]
+    works = [Work.measured(network, plan, events) for events in rounds.events]
     return {
         "first_to_last": [parts.first_to_last for parts in rounds.parts],
         "simulated": [simulate(work, cluster).seconds for work in works],
@@ -142,9 +143,9 @@ def _run(real: Real, strategy: str, workers: int, rounds: Rounds, modelled: dict
         rounds=rounds.walls,
         formulation="worker processes",
         threads=workers,
-        work=rounds.results[0].edges,
+        work=rounds.result.edges,
         work_unit="edges",
-        counted=counted(rounds.inference, rounds.results[0]),
+        counted=counted(rounds.inference, rounds.result),
         parameters={"neurons": real.neurons, "layers": real.layers, "samples": real.samples, "workers": workers},
         details={"kind": _REAL} | modelled,
     )
@@ -249,7 +250,7 @@ def _simulated_table(neurons: float, layers: float, runs: Sequence[Measurement])
         name: [run for run in runs if run.contender == name] for name in dict.fromkeys(r.contender for r in runs)
     }
     rows = [["workers", *by_strategy]]
-    for of_count in zip(*by_strategy.values(), strict=True):
+    for of_count in zip(*by_strategy.values(), strict=False):
         cells = (f"{r.rounds[0]:,.3g}, {r.details['utilisation']:.0%}, {r.details['limit']}" for r in of_count)
         rows.append([f"{of_count[0].threads:,}", *cells])
     title = f"{neurons:,} x {layers:,}, simulated: seconds, part of the workers' time computing, limit"

@@ -19,6 +19,7 @@ from taskgraph_dnn.benchmarks.runs import (
     median_round,
     packed,
     ready,
+    right_outputs,
     sent_nbytes,
     side_by_side,
     task_seconds,
@@ -26,6 +27,7 @@ from taskgraph_dnn.benchmarks.runs import (
 from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table
 from taskgraph_dnn.benchmarks.timing import summary
 from taskgraph_dnn.inference import Inference, infer
+from taskgraph_dnn.result import Durations
 from taskgraph_dnn.synthetic import digit_images
 
 #: Neurons of what has next to nothing to do.
@@ -86,10 +88,11 @@ def _whole(case: _Runs, folder: Path, where: str, options: dict[str, Any], effor
     images = digit_images(case.samples, case.neurons)
     inferences = {mode: infer(network, images, reductions=mode, partitions=case.partitions) for mode in case.modes}
     parameters: Mapping[str, float] = {"neurons": case.neurons, "layers": case.layers, "samples": case.samples}
-    for mode, rounds in side_by_side(inferences, options, effort.rounds).items():
+    right = right_outputs(network, images)
+    for mode, rounds in side_by_side(inferences, options, effort.rounds, right).items():
         durations = {
-            "planned": rounds.results[0].planned_tasks._asdict(),
-            "true": [result.true_tasks._asdict() for result in rounds.results],
+            "planned": rounds.result.planned_tasks._asdict(),
+            "true": [Durations.of([each.seconds for each in events])._asdict() for events in rounds.events],
         }
         name = f"{case.neurons:,} x {case.layers:,}, {case.samples:,} samples, {where}"
         yield _measurement(name, mode, rounds, parameters, {"kind": "network", "where": where} | durations)
@@ -111,7 +114,8 @@ def _logical(nodes: _Nodes, folder: Path, where: str, options: dict[str, Any], e
         seconds[name] = {"plan": [plan for _, plan, _ in made], "graph": [graph for *_, graph in made]}
     parameters: Mapping[str, float] = {"neurons": _FEW_NEURONS, "layers": nodes.layers, "partitions": nodes.partitions}
     case = f"{nodes.layers:,} layers of {nodes.partitions:,} partitions, {where}"
-    for name, rounds in side_by_side(inferences, options, effort.rounds).items():
+    right = right_outputs(packed(folder, _FEW_NEURONS, nodes.layers), rows)
+    for name, rounds in side_by_side(inferences, options, effort.rounds, right).items():
         details = {"kind": "nodes", "where": where, "nodes": rounds.inference.plan.nodes} | seconds[name]
         yield _measurement(case, name, rounds, parameters, details)
 
@@ -129,7 +133,7 @@ def _planned(folder: Path, nodes: _Nodes, rows: Any, mode: str) -> tuple[Inferen
 def _measurement(
     case: str, contender: str, rounds: Rounds, parameters: Mapping[str, float], details: dict[str, Any]
 ) -> Measurement:
-    inference, result = rounds.inference, rounds.results[-1]
+    inference, result = rounds.inference, rounds.result
     sent = {"sent_nbytes": sent_nbytes(inference), "parts": rounds.columns()}
     return Measurement(
         suite="scheduling",
