@@ -62,7 +62,8 @@ class CompiledNetwork:
     arrives.
 
     Attributes:
-        inputs, outputs: values of a sample that goes in, and that comes out.
+        inputs: values of a sample that goes in.
+        outputs: values of one that comes out.
         plan: which kernels compute the layers, and in tiles of how many samples.
     """
 

@@ -232,6 +232,7 @@ def make_plan(
         wanted = strategy.partitions(seconds[lanes], settings.task_seconds, threads)
         partitions = _cut(samples, lanes, width, settings, wanted, threads)
     largest = max((stop - first for first, stop in partitions), default=0)
+    tiles = max(1, min(tiles, -(-largest // lanes)))
     costs = network_costs(network, chosen, largest, lanes, settings, density)
     growing = any(name in DYNAMIC for name in reductions.used)
     segments = network.wiring.segments

@@ -200,7 +200,9 @@ def test_tiles_are_made_for_the_caches(rng, monkeypatch):
     networks = [tg.Network([random_layer(rng, n, 4, density=0.001)]) for n in sizes]
     plans = [planned(network, 9_600, kernel="csr") for network in networks]
     assert [plan.lanes for plan in plans] == [32, 32, 32, 32]
-    assert [plan.tiles_at_once for plan in plans] == [8, 2, 1, 1]
+    assert [plan.tiles_at_once for plan in plans] == [63, 2, 1, 1]
+    small = planned(networks[0], 256, kernel="csr", partitions=2)
+    assert small.tiles_at_once * small.lanes == 128  # a partition has no more
 
 
 def test_plans_are_frozen_values(network):
