@@ -10,8 +10,8 @@ from taskgraph_dnn.machine import last_cache
 from taskgraph_dnn.network import NETWORK_INPUT, Network
 
 #: With so many tiles at once the weights, which are read once for all of them, cost next to nothing; more would only
-#: need more room. But in small layers a block of tiles has so many bytes at least: what is done in Python for each block
-#: and layer is done by one thread at a time, and two threads with blocks of 1 MiB were no faster than one (measured).
+#: need more room. But in small layers a block of tiles has so many bytes at least: what is done in Python for each
+#: block and layer is done by one thread at a time, and with 1 MiB two threads were no faster than one (measured).
 _MOST_TILES, _BLOCK_NBYTES = 8, 2**23
 
 
