@@ -153,7 +153,7 @@ def _bar_panel(axes: "Axes", found: Sequence[Race], most: int) -> None:
     axes.tick_params(labelbottom=True)  # of the panels that share an axis, the lowest may not be there
     axes.set_title(ranked[0].ours.case, loc="left")
     _bare(axes, "x")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.3g}")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     low, high = min(race.times.low for race in found), max(race.times.high for race in found)
     axes.set_xlim(min(axes.get_xlim()[0], 0.8 * min(low, 1)), max(axes.get_xlim()[1], 3 * max(high, 1)))
 
