@@ -7,6 +7,7 @@ layer's own. Input numbers are kept in 16 bits where they fit.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -65,28 +66,33 @@ def _run(packed: _Packed, inputs: Values, outputs: Values, alive: Alive) -> None
 
 def _blocks(layer: Layer, itemsize: int) -> int:
     """Return into how many blocks to cut the inputs: small ones are in a near cache, but each moves the sums once."""
-    most = max(1, layer.inputs // _LEAST_INPUTS)
+    return _fastest(layer.inputs, layer.outputs, layer.nnz, itemsize)
+
+
+@lru_cache(2**12)
+def _fastest(inputs: int, outputs: int, nnz: int, itemsize: int) -> int:
+    most = max(1, inputs // _LEAST_INPUTS)
     counts = [1 << n for n in range(most.bit_length())]
-    seconds = [_pass_seconds(layer, 32, itemsize, blocks) for blocks in counts]
+    seconds = [_pass_seconds(inputs, outputs, nnz, 32, itemsize, blocks) for blocks in counts]
     return counts[seconds.index(min(seconds))]
 
 
 def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
-    return _pass_seconds(layer, lanes, 4, _blocks(layer, 4))
+    return _pass_seconds(layer.inputs, layer.outputs, layer.nnz, lanes, 4, _blocks(layer, 4))
 
 
-def _pass_seconds(layer: Layer, lanes: int, itemsize: int, blocks: int) -> float:
+def _pass_seconds(inputs: int, outputs: int, nnz: int, lanes: int, itemsize: int, blocks: int) -> float:
     """Estimate a tile."""
-    block = itemsize * lanes * layer.inputs / blocks
+    block = itemsize * lanes * inputs / blocks
     tiles = 2 if 2 * block <= compiled.PAIR_NBYTES else 1
-    edges = layer.nnz * (lanes * _read_seconds(tiles * block) + _decode_seconds(layer, 6) / tiles)
-    return edges + blocks * sums_seconds(layer, lanes, itemsize)
+    edges = nnz * (lanes * _read_seconds(tiles * block) + _decode_seconds(nnz, 6) / tiles)
+    return edges + blocks * sums_seconds(outputs, lanes, itemsize)
 
 
-def sums_seconds(layer: Layer, lanes: int, itemsize: int = 4) -> float:
+def sums_seconds(outputs: int, lanes: int, itemsize: int = 4) -> float:
     """Return what beginning and ending all sums of a tile takes, or setting them aside and taking them up again."""
-    near = itemsize * lanes * layer.outputs <= compiled.PAIR_NBYTES
-    return layer.outputs * lanes * (_NEAR_SUM_SECONDS if near else _FAR_SUM_SECONDS)
+    near = itemsize * lanes * outputs <= compiled.PAIR_NBYTES
+    return outputs * lanes * (_NEAR_SUM_SECONDS if near else _FAR_SUM_SECONDS)
 
 
 def edge_seconds(layer: Layer, lanes: int, nbytes: int = 6, near: float = 0.0) -> float:
@@ -99,17 +105,18 @@ def edge_seconds(layer: Layer, lanes: int, nbytes: int = 6, near: float = 0.0) -
         near: which part of the vectors is still in the first cache, because another output has just read it.
     """
     reading = (1 - near) * _read_seconds(4 * lanes * layer.inputs) + near * _read_seconds(1)
-    return lanes * reading + _decode_seconds(layer, nbytes)
+    return lanes * reading + _decode_seconds(layer.nnz, nbytes)
 
 
+@lru_cache(2**10)
 def _read_seconds(nbytes: float) -> float:
     """Return what an element takes to be read from somewhere in so many bytes, multiplied, and added."""
     return float(np.interp(math.log2(nbytes), _SIZES, _READ_SECONDS))
 
 
-def _decode_seconds(layer: Layer, nbytes: int) -> float:
+def _decode_seconds(nnz: int, nbytes: int) -> float:
     """Return what an edge takes to be read and decoded, once for all lanes."""
-    missed = max(0.0, 1 - _CACHED_NBYTES / max(1, nbytes * layer.nnz))
+    missed = max(0.0, 1 - _CACHED_NBYTES / max(1, nbytes * nnz))
     return _DECODE_SECONDS + nbytes * missed / _STREAM_RATE
 
 

@@ -103,7 +103,7 @@ def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
     filled = max(edges / layer.inputs, 1e-9)
     near = 1 - (1 - (1 - filled) ** SLICE) / (SLICE * filled)
     edge = _WAITING * edge_seconds(layer, lanes, nbytes=8, near=near)
-    return layer.outputs * edges * edge + sums_seconds(layer, lanes)
+    return layer.outputs * edges * edge + sums_seconds(layer.outputs, lanes)
 
 
 KERNEL = Kernel("ell", _pack, _unpack, _run, _seconds)

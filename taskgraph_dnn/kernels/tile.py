@@ -92,7 +92,8 @@ _PIECES = 1.15
 def _seconds(layer: Layer, lanes: int, density: float) -> float:  # noqa: ARG001
     grouped = np.array(layer.fact("grouped", lambda: inputs_by_size(groups_of(layer))))
     alone = _PIECES * edge_seconds(layer, lanes)
-    return sums_seconds(layer, lanes) + float(TOGETHER @ grouped * lanes / BLOCK_RATE + SINGLE @ grouped * alone)
+    edges = TOGETHER @ grouped * lanes / BLOCK_RATE + SINGLE @ grouped * alone
+    return float(edges) + sums_seconds(layer.outputs, lanes)
 
 
 KERNEL = Kernel("tile", _pack, _unpack, _run, _seconds)
