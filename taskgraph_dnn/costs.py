@@ -1,5 +1,6 @@
 """What a layer costs, and which kernel is the cheapest for it: the one estimate that all planning shares."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,8 @@ def choose_kernel(
         raise KernelError("no kernel can be used")
     seconds = {kernel: _tile_seconds(layer, kernel, lanes, first, density) for kernel in able}
     ranking = sorted(able, key=seconds.__getitem__)
-    reason = "us a tile: " + ", ".join(f"{kernel.name} {1e6 * seconds[kernel]:.2g}" for kernel in ranking)
+    times = ", ".join(f"{kernel.name} {1e6 * seconds[kernel]:.2g}" for kernel in ranking)
+    reason = sys.intern(f"us a tile: {times}")  # a plan that is sent has it once for all layers alike
     return ranking[0], reason if name == AUTO else f"{name} reads the network's input only; {reason}"
 
 

@@ -199,6 +199,7 @@ class Flow:
         compute: computes a layer.
         proved: what the layers do to zeros and saturated samples.
         budget: for looking at samples.
+        given: how many samples will come: no pool needs more room.
         arrived: called with what is left of each block after the last layer; it may be overwritten afterwards.
 
     Attributes:
@@ -214,6 +215,7 @@ class Flow:
         compute: Compute,
         proved: Certificates,
         budget: Budget,
+        given: int,
         arrived: Callable[[Block], None],
     ) -> None:
         self.counts = np.zeros((span.stop - span.first, 3), np.int64)
@@ -226,6 +228,7 @@ class Flow:
             name in span.reductions for name in ("dead-samples", "duplicate-samples", "fixed-point")
         )
         self._looks = self._folds or self._settles
+        self._pooled = min(2 * span.tiles_at_once, max(1, -(-given // span.lanes)))  # tiles
         self._pools: dict[int, Pool] = {}
         self._more = bool(span.reductions)  # whether blocks may still come
         self._compared = False  # with the layer before, at the last look: folding and repeating take turns
@@ -326,7 +329,7 @@ class Flow:
     def _pool(self, layer: int) -> Pool:
         if layer not in self._pools:
             neurons = self._width(layer - 1)
-            self._pools[layer] = Pool(2 * self._span.tiles_at_once, neurons, self._span.lanes, self._span.dtype)
+            self._pools[layer] = Pool(self._pooled, neurons, self._span.lanes, self._span.dtype)
         return self._pools[layer]
 
     def _count_settled(self, layer: int, stop: int, alive: int, distinct: int) -> None:

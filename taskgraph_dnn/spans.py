@@ -278,7 +278,7 @@ class _Task:
         )
 
     def _flow(self, given: _Given, arrived: Any) -> Flow:
-        flow = Flow(self.span, self.network, self._compute, self.proved, given.budget, arrived)
+        flow = Flow(self.span, self.network, self._compute, self.proved, given.budget, given.carried, arrived)
         if given.samples:
             with one_thread_each() if any(kernel.uses_blas for kernel in self.kernels) else nullcontext():
                 flow.run(self._blocks(given))
