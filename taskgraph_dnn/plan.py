@@ -219,13 +219,13 @@ def make_plan(
     if isinstance(network, Network):
         network = choose_reductions(network, chosen_reductions(settings.reductions), settings.dtype)
     reductions, network = network, network.network
-    choices = {lanes: choose_kernels(network, settings, lanes, density) for lanes in _LANES}
+    # For one width, because not all kernels add in the same order: bits do not depend on how many samples there are.
+    chosen = choose_kernels(network, settings, max(_LANES), density)
     seconds = {
         lanes: sum(layer.seconds for layer in network_costs(network, chosen, samples, lanes, settings, density))
-        for lanes, chosen in choices.items()
+        for lanes in _LANES
     }
     lanes = min(_LANES, key=seconds.__getitem__)
-    chosen = choices[lanes]
     width = Width.of(network, lanes, settings.dtype, rows=chosen[0][0].reads_rows)
     tiles = tiles_at_once(width, threads)
     if partitions is None:

@@ -11,7 +11,7 @@ from taskgraph_dnn.kernels import load_kernel
 from taskgraph_dnn.reductions.certificates import certify, keeps_zero, nothing_proved, threshold
 from tests.conftest import random_layer
 
-KERNELS = ["tile", "ell", "csr", "dense", "scipy", "push"]
+KERNELS = ["tile", "ell", "csr", "quads", "dense", "scipy", "push"]
 
 
 def run(layer, rows, kernel, dtype):

@@ -159,7 +159,7 @@ def test_verify_names_what_it_leaves_out(monkeypatch):
 
 def test_verify_tries_every_kernel():
     output = invoke("verify", *SMALL)
-    for kernel in ("tile", "ell", "csr", "push", "dense", "scipy"):
+    for kernel in ("tile", "ell", "csr", "quads", "push", "dense", "scipy"):
         assert f"{kernel}: float64 reference" in output
     assert "DIFFERS" not in output
 

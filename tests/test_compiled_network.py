@@ -16,7 +16,7 @@ from taskgraph_dnn.spare import SPARE
 from tests.conftest import random_layer
 from tests.test_inference import oracle
 
-KERNELS = ["tile", "ell", "csr", "push", "dense", "scipy"]
+KERNELS = ["tile", "ell", "csr", "quads", "push", "dense", "scipy"]
 
 
 @pytest.fixture

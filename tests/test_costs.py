@@ -29,8 +29,9 @@ def random_pattern(rng, neurons, edges):
 def test_the_pattern_decides(rng):
     assert chosen(tg.radixnet(256, 9)[8])[0] == "tile"
     assert chosen(random_pattern(rng, 512, 16))[0] == "csr"
-    assert chosen(random_pattern(rng, 512, 256))[0] == "csr"
-    assert chosen(tg.Layer(rng.standard_normal((512, 512))))[0] == "tile"
+    assert chosen(random_pattern(rng, 512, 64))[0] == "csr"
+    assert chosen(random_pattern(rng, 512, 256))[0] == "quads"
+    assert chosen(tg.Layer(rng.standard_normal((512, 512))))[0] == "quads"
     uneven = rng.standard_normal((512, 512)) * (rng.random((512, 512)) < rng.random(512) ** 4)
     assert chosen(tg.Layer(uneven))[0] != "ell"
 
@@ -55,14 +56,14 @@ def test_the_reason_names_what_was_compared(rng):
     assert [word for word in reason.replace(",", "").split() if word in registry._OWN] == [
         kernel.name
         for kernel in sorted(
-            (load_kernel(name) for name in ("tile", "ell", "csr", "dense", "scipy")),
+            (load_kernel(name) for name in ("tile", "ell", "csr", "quads", "dense", "scipy")),
             key=lambda kernel: kernel.seconds(random_pattern(np.random.default_rng(20200922), 64, 8), 32, 1.0),
         )
     ]
 
 
 def test_without_numba_blas_or_scipy_is_taken(rng, monkeypatch):
-    for name in ("tile", "ell", "csr", "push"):
+    for name in ("tile", "ell", "csr", "quads", "push"):
         monkeypatch.setitem(registry._OWN, name, ("taskgraph_dnn.kernels.nowhere", "numba", "numba"))
     load_kernel.cache_clear()
     try:
@@ -75,7 +76,7 @@ def test_without_numba_blas_or_scipy_is_taken(rng, monkeypatch):
         load_kernel.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["tile", "ell", "csr", "push", "dense", "scipy"])
+@pytest.mark.parametrize("name", ["tile", "ell", "csr", "quads", "push", "dense", "scipy"])
 def test_costs_grow_with_the_work(name, rng):
     kernel = load_kernel(name)
     small, large = random_pattern(rng, 128, 8), random_pattern(rng, 256, 8)
@@ -96,6 +97,16 @@ def test_making_tiles_of_rows_is_a_part_of_the_first_layer(rng):
     assert later < sparse < dense
     pushed = [cost(layer, load_kernel("push"), 32, 32, first=True, density=d).seconds for d in (0.01, 0.1)]
     assert pushed[0] < pushed[1]
+
+
+def test_kernels_do_not_depend_on_how_many_samples_there_are(rng):
+    """Or a sample's bits would, because not all of them add in the same order."""
+    layers = [tg.Layer(rng.standard_normal((64, 64)) * (rng.random((64, 64)) < d)) for d in np.linspace(0.05, 1, 39)]
+    plans = [make_plan(tg.Network(layers), samples, settings(), threads=2) for samples in (1, 16, 17, 1000)]
+    assert len({plan.lanes for plan in plans}) == 2
+    kernels = {tuple(layer.kernel for layer in plan.layers) for plan in plans}
+    assert len(kernels) == 1
+    assert {"csr", "quads"} <= set(*kernels)
 
 
 def test_a_plan_takes_the_lanes_that_cost_less(rng):

@@ -28,7 +28,7 @@ from taskgraph_dnn.kernels import load_kernel
 from taskgraph_dnn.reference import reference_outputs
 from tests.conftest import random_layer
 
-KERNELS = ["auto", "tile", "ell", "csr", "push", "dense", "scipy"]
+KERNELS = ["auto", "tile", "ell", "csr", "quads", "push", "dense", "scipy"]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from taskgraph_dnn.kernels import (
 )
 from tests.conftest import random_layer
 
-OWN = ["tile", "ell", "csr", "push", "dense", "scipy"]
+OWN = ["tile", "ell", "csr", "quads", "push", "dense", "scipy"]
 KERNELS = [*OWN, *(name for name in ("mkl", "torch", "graphblas") if kernel_problem(name) is None)]
 
 DTYPES = ["float32", "float64"]
@@ -191,16 +191,17 @@ def test_tiles_that_no_cache_holds(kernel, lanes, rng):
     close(run(kernel, layer, rows, lanes) / 10, (rows.astype(np.float64) @ layer.weights - 1) / 10)
 
 
+@pytest.mark.parametrize("kernel", ["csr", "quads"])
 @pytest.mark.parametrize("inputs", [100, 40_000])
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 @pytest.mark.parametrize("samples", [16, 17, 31, 33, 65, 96])
 @pytest.mark.parametrize("lanes", [16, 32])
-def test_csr_takes_tiles_in_pairs_where_they_fit(inputs, activation, samples, lanes, rng):
-    w = scipy.sparse.random_array((inputs, 20), density=50 / inputs, rng=rng, data_sampler=rng.standard_normal)
+def test_tiles_in_pairs_have_the_bits_of_single_ones(kernel, inputs, activation, samples, lanes, rng):
+    w = scipy.sparse.random_array((inputs, 22), density=50 / inputs, rng=rng, data_sampler=rng.standard_normal)
     layer = tg.Layer(w.tocsc(), bias=-0.1, activation=activation)
     rows = rng.random((samples, inputs), np.float32) * (rng.random((samples, 1)) < 0.5)
-    pairs = run("csr", layer, rows, lanes)
-    alone = [run("csr", layer, rows[first : first + lanes], lanes) for first in range(0, samples, lanes)]
+    pairs = run(kernel, layer, rows, lanes)
+    alone = [run(kernel, layer, rows[first : first + lanes], lanes) for first in range(0, samples, lanes)]
     np.testing.assert_array_equal(pairs, np.concatenate(alone))
 
 
@@ -210,6 +211,20 @@ def test_csr_cuts_inputs_into_blocks_where_outputs_have_edges_enough(density, bl
     packed = load_kernel("csr").pack(layer, np.dtype(np.float32))
     assert (len(packed.indptr) - 1) // layer.outputs == blocks
     assert (packed.weights is layer.weights.data) == (blocks == 1)
+
+
+def test_a_quad_loads_an_input_once_for_all_of_its_outputs_that_read_it(rng):
+    """Outputs 0 to 3 and 4 to 7 are quads, 8 and 9 are left; of 600 inputs there are two blocks."""
+    w = rng.standard_normal((600, 10)) * (rng.random((600, 10)) < 0.5)
+    packed = load_kernel("quads").pack(tg.Layer(w), np.dtype(np.float32))
+    parts = slice(0, 4), slice(4, 8), slice(8, 9), slice(9, 10)
+    assert packed.indices.size == sum((w[:, part] != 0).any(axis=1).sum() for part in parts)
+    assert packed.weights.size == np.count_nonzero(w)
+    assert packed.table.shape == (2 * 4, 17)
+    _, first, *stops = packed.table[4]  # the second block of outputs 0 to 3
+    for pattern, (start, stop) in enumerate(zip([first, *stops], stops, strict=False), start=1):
+        reads = (w[300:, :4] != 0) @ [1, 2, 4, 8] == pattern
+        np.testing.assert_array_equal(packed.indices[start:stop], 300 + np.flatnonzero(reads))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -361,7 +376,7 @@ def test_other_tiles_are_refused(kernel, rng):
         run(kernel, random_layer(rng, 8, 8), np.ones((3, 8)), lanes=24)
 
 
-@pytest.mark.parametrize("kernel", ["tile", "ell", "csr"])
+@pytest.mark.parametrize("kernel", ["tile", "ell", "csr", "quads"])
 @pytest.mark.parametrize(
     ("inputs", "outputs", "alive"),
     [((2, 7, 16), (2, 9, 16), (2, 16)), ((2, 8, 16), (1, 9, 16), (1, 16)), ((2, 8, 16), (2, 8, 16), (2, 16))],
@@ -386,7 +401,7 @@ def test_a_single_output_of_a_padded_group_is_repaired_too():
     w[0, 8] = 0
     rows = np.ones((1, 40), np.float32)
     rows[0, 0] = np.inf
-    for kernel in ("tile", "ell", "csr", "push", "dense"):
+    for kernel in ("tile", "ell", "csr", "quads", "push", "dense"):
         assert run(kernel, tg.Layer(w), rows).tolist() == [[np.inf] * 8 + [39.0]]
 
 
@@ -473,14 +488,14 @@ def test_processors_with_shorter_vectors(processor, tmp_path):
 
 def test_unknown_kernels_are_refused_with_the_valid_names():
     with pytest.raises(
-        KernelError, match="unknown kernel 'cuda', expected one of auto, tile, ell, csr, push, dense, scipy"
+        KernelError, match="unknown kernel 'cuda', expected one of auto, tile, ell, csr, quads, push, dense, scipy"
     ):
         load_kernel("cuda")
 
 
 def test_without_numba_the_others_are_left(monkeypatch):
     assert [kernel.name for kernel in automatic_kernels()] == OWN
-    for name in ("tile", "ell", "csr", "push"):
+    for name in ("tile", "ell", "csr", "quads", "push"):
         monkeypatch.setitem(registry._OWN, name, ("taskgraph_dnn.kernels.nowhere", "numba", "numba"))
     load_kernel.cache_clear()
     assert [kernel.name for kernel in automatic_kernels()] == ["dense", "scipy"]

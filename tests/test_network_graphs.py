@@ -301,7 +301,7 @@ def test_joints_of_the_graphs(rng):
 
 
 @pytest.mark.parametrize("make", GRAPHS)
-@pytest.mark.parametrize("kernel", ["auto", "csr", "tile", "ell", "push", "scipy", "dense"])
+@pytest.mark.parametrize("kernel", ["auto", "csr", "quads", "tile", "ell", "push", "scipy", "dense"])
 def test_every_kernel_agrees_with_the_oracle(make, kernel, rng, rows):
     network = make(rng)
     result = run(network, rows, "dynamic", kernel=kernel, partitions=3)

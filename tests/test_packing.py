@@ -80,7 +80,7 @@ def test_collected_layers_are_forgotten(rng):
     assert (packing._nbytes, len(packing._kept)) == (0, 0)
 
 
-@pytest.mark.parametrize("kernel", ["auto", "csr", "tile", "ell", "dense", "scipy"])
+@pytest.mark.parametrize("kernel", ["auto", "csr", "quads", "tile", "ell", "dense", "scipy"])
 def test_results_are_right_where_everything_is_dropped_all_the_time(rng, kernel):
     network = tg.Network([random_layer(rng, 30, 30, density=0.5, cap=1.0) for _ in range(8)])
     rows = rng.random((200, 30), dtype=np.float32)

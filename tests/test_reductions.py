@@ -18,7 +18,7 @@ from taskgraph_dnn.reductions.names import DYNAMIC, EXACT, chosen_reductions
 from taskgraph_dnn.reductions.static import STATIC
 from tests.conftest import random_layer
 
-KERNELS = ["auto", "csr", "tile", "ell", "scipy", "dense"]
+KERNELS = ["auto", "csr", "quads", "tile", "ell", "scipy", "dense"]
 CHOICES = [*DYNAMIC, "dead-samples,merge-partitions", "duplicate-samples,fixed-point", "dynamic"]
 
 

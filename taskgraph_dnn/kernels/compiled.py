@@ -16,7 +16,7 @@ from numba.extending import register_jitable
 
 from taskgraph_dnn.errors import KernelError
 from taskgraph_dnn.kernels import emit, jit, vectors
-from taskgraph_dnn.kernels.emit import SLICE
+from taskgraph_dnn.kernels.emit import QUAD, SLICE
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.kernels.vectors import BLOCK, NAN, VECTOR_NBYTES
 from taskgraph_dnn.network import Layer
@@ -31,6 +31,7 @@ _row16, _row32 = emit.row_of(16), emit.row_of(32)
 _pair16, _pair32 = emit.row_of(16, tiles=2), emit.row_of(32, tiles=2)
 _single16, _single32 = emit.row_of(16, flag_nan=True), emit.row_of(32, flag_nan=True)
 _slice16, _slice32 = emit.slice_of(16), emit.slice_of(32)
+_quad1, _quad2, _quads2 = emit.quad_of(1), emit.quad_of(2), emit.quad_of(2, tiles=2)
 _block4, _block8, _block16 = emit.block_of(4), emit.block_of(8), emit.block_of(16)
 _exp, _sigmoid, _tanh = emit.pass_of("exp"), emit.pass_of("sigmoid"), emit.pass_of("tanh")
 
@@ -209,6 +210,52 @@ def _slices(emitted: str) -> Callable[..., None]:
     return slices
 
 
+def _quads(emitted: str) -> Callable[..., None]:
+    def quads(table, indices, weights, biases, ends, inputs, outputs, alive):
+        """Four outputs after four outputs, and then what is left (`quads`); blocks of inputs as for `rows`.
+
+        So many lanes at once, and two tiles, as there are registers for the sums of.
+        """
+        assert emitted
+        limits = limits_of(ends, outputs)
+        tiles, width, lanes = inputs.shape
+        count, columns, vector = outputs.shape[1], table.shape[1], VECTOR_NBYTES // outputs.itemsize
+        fours = count // QUAD
+        pieces = fours + count % QUAD
+        blocks = table.shape[0] // max(1, pieces)
+        tile, out = width * lanes, count * lanes
+        together = 2 if BLOCK == 16 and lanes > vector else 1
+        for t in range(0, tiles, together):
+            pair, flags = together == 2 and t + 1 < tiles, 0
+            for block in range(blocks):
+                passing = np.int64(block == 0), np.int64(block == blocks - 1), tile, out
+                for n in range(fours):
+                    row = (block * pieces + n) * columns
+                    for lane in range(0, lanes, min(lanes, 2 * vector)):
+                        where = row, t * tile + lane, n * QUAD, t * out + n * QUAD * lanes + lane, lanes
+                        if pair:
+                            new = _quads2(table, indices, weights, inputs, biases, limits, outputs, where, passing)
+                        elif lanes > vector:
+                            new = _quad2(table, indices, weights, inputs, biases, limits, outputs, where, passing)
+                        else:
+                            new = _quad1(table, indices, weights, inputs, biases, limits, outputs, where, passing)
+                        flags |= new << lane
+                for n in range(fours * QUAD, count):
+                    piece = table[block * pieces + n - fours * (QUAD - 1)]
+                    for u in range(t, t + 1 + pair):
+                        only = piece[1], piece[2], piece[0] - piece[1], u * tile, n, u * out + n * lanes
+                        if lanes == 16:
+                            new = _row16(indices, weights, inputs, biases, limits, outputs, only, passing)
+                        else:
+                            new = _row32(indices, weights, inputs, biases, limits, outputs, only, passing)
+                        flags |= new << (u - t) * lanes
+            end_tile(outputs[t], flags, ends, alive[t])
+            if pair:
+                end_tile(outputs[t + 1], flags >> lanes, ends, alive[t + 1])
+
+    return quads
+
+
 def _groups(emitted: str) -> Callable[..., None]:
     def groups(pieces, order, indices, weights, biases, ends, inputs, outputs, alive):
         """Outputs that share their inputs together (`tile`).
@@ -319,6 +366,7 @@ def _function(name: str, value: np.dtype[Any], index: np.dtype[Any]) -> Callable
     python, layer, inputs = {
         "rows": (_rows, (int64s, readonly(number), floats), (tiles,)),
         "slices": (_slices, (readonly(types.uint64), readonly(number), floats), (tiles,)),
+        "quads": (_quads, (readonly(types.int64, 2), readonly(number), floats), (tiles,)),
         "groups": (_groups, (readonly(types.int64, 2), readonly(types.int32), readonly(number), floats), (tiles,)),
     }[name]
     outputs, alive = types.Array(element, 3, "C", aligned=False), types.Array(types.boolean, 2, "C")

@@ -116,8 +116,12 @@ def _read_seconds(nbytes: float) -> float:
 
 def _decode_seconds(nnz: int, nbytes: int) -> float:
     """Return what an edge takes to be read and decoded, once for all lanes."""
-    missed = max(0.0, 1 - _CACHED_NBYTES / max(1, nbytes * nnz))
-    return _DECODE_SECONDS + nbytes * missed / _STREAM_RATE
+    return _DECODE_SECONDS + streaming_seconds(nbytes * nnz) / max(1, nnz)
+
+
+def streaming_seconds(nbytes: int) -> float:
+    """Return what edges of so many bytes wait for those of them that no cache holds, once for all lanes."""
+    return max(0, nbytes - _CACHED_NBYTES) / _STREAM_RATE
 
 
 #: Measured, by the bytes that are read from (their log2): in the first cache, in the second, and beyond.
@@ -128,7 +132,7 @@ _READ_SECONDS = (1.1e-11, 1.2e-11, 1.4e-11, 1.6e-11, 1.8e-11, 2.2e-11, 3.0e-11, 
 _DECODE_SECONDS, _NEAR_SUM_SECONDS, _FAR_SUM_SECONDS = 5.0e-10, 1.0e-10, 4.0e-10
 
 #: Bytes a second of edges that no cache holds, and how many bytes of them one does.
-_STREAM_RATE, _CACHED_NBYTES = 6e9, 2**24
+_STREAM_RATE, _CACHED_NBYTES = 1.5e10, 2**24
 
 #: Smaller blocks are not considered.
 _LEAST_INPUTS = 64

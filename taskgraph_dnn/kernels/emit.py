@@ -1,10 +1,11 @@
 """The kernels' inner loops, emitted as vector code.
 
-Compiled from Python loops, the sums of an inner loop stand in memory; here they stand in registers. Three pieces of
+Compiled from Python loops, the sums of an inner loop stand in memory; here they stand in registers. Four pieces of
 code compute sums:
 
     row     one output, all lanes of a tile           each input vector is loaded for one multiply-add
     slice   `SLICE` outputs with equally many edges   likewise, but their edges are decoded more cheaply
+    quad    4 outputs, inputs by who reads them       each input vector is loaded once for those that do
     block   up to 16 outputs that share their inputs  each input vector is loaded once for all of them
 
 All begin with the bias, add the edges in order, each with one fused multiply-add where the machine has it, activate,
@@ -18,10 +19,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from taskgraph_dnn.kernels.vectors import INT32, UNALIGNED, Value, VectorCode
+from taskgraph_dnn.kernels.vectors import INT32, UNALIGNED, VECTOR_NBYTES, Value, VectorCode
 
-#: Outputs of a slice.
-SLICE = 4
+#: Outputs of a slice, and of a quad.
+SLICE, QUAD = 4, 4
+
+#: What an input of a quad may be: bit r is set where output r reads it.
+PATTERNS = range(1, 2**QUAD)
 
 
 def row_of(lanes: int, *, tiles: int = 1, flag_nan: bool = False) -> Any:
@@ -59,27 +63,114 @@ def row_of(lanes: int, *, tiles: int = 1, flag_nan: bool = False) -> Any:
                 xs = [x for table in tables for x in code.vectors(table, at)]
                 return code.multiply_add(code.weight(code.scalar(weights, k)), xs, sums)
 
-            bias = [code.weight(code.scalar(biases, number))] * (tiles * code.count)
-            begin = code.either(first, lambda: bias, lambda: [x for row in rows for x in code.vectors(outputs, row)])
+            begin = _begin(code, first, code.scalar(biases, number), outputs, rows)
             sums = code.fold(edge, stop, begin, add)
             parts = [(row, sums[t * code.count : (t + 1) * code.count]) for t, row in enumerate(rows)]
 
             def end() -> list[Value]:
-                flags = code.int64(0)
-                for t, part in enumerate(parts):
-                    found = code.store([part], outputs, arguments[4], flag_nan=flag_nan)
-                    flags = builder.or_(flags, builder.shl(found, code.int64(t * lanes)))
-                return [flags]
+                found = [code.store([part], outputs, arguments[4], flag_nan=flag_nan) for part in parts]
+                return [_side_by_side(code, found, code.int64(lanes))]
 
-            def keep() -> list[Value]:
-                code.put(parts, outputs)
-                return [code.int64(0)]
-
-            return code.either(last, end, keep)[0]
+            return _end(code, last, end, outputs, parts)
 
         return types.int64(indices, weights, inputs, biases, limits, outputs, where, passing), codegen
 
     return row
+
+
+def _begin(code: VectorCode, first: Value, bias: Value, outputs: Value, rows: list[Value]) -> list[Value]:
+    """The sums of rows before their edges: the bias, or what stands there of the edges before."""
+
+    def biases() -> list[Value]:
+        return [code.weight(bias)] * (len(rows) * code.count)
+
+    return code.either(first, biases, lambda: [x for row in rows for x in code.vectors(outputs, row)])
+
+
+def _end(code: VectorCode, last: Value, end: Any, outputs: Value, parts: list[tuple[Value, list[Value]]]) -> Value:
+    """End the sums of rows and return the flags, or put them there for the edges that follow."""
+
+    def keep() -> list[Value]:
+        code.put(parts, outputs)
+        return [code.int64(0)]
+
+    return code.either(last, end, keep)[0]
+
+
+def _side_by_side(code: VectorCode, flags: list[Value], lanes: Value) -> Value:
+    """The flags of one tile after the other, each with bits for so many lanes."""
+    shifted = [code.b.shl(found, code.b.mul(code.int64(t), lanes)) for t, found in enumerate(flags)]
+    return code.joined(code.b.or_, shifted)
+
+
+def quad_of(vectors: int, *, tiles: int = 1) -> Any:
+    """Return the code of `QUAD` outputs whose inputs are sorted by which of them read them.
+
+    Args:
+        vectors: how many vectors of lanes, of each tile.
+        tiles: so many tiles at once.
+    """
+
+    @intrinsic
+    def quad(typing, table, indices, weights, inputs, biases, limits, outputs, where, passing):
+        """Compute four outputs, or a part of them.
+
+        `where` is (row, tile, number, output, lanes): from the element `row` on, `table` says where the weights begin,
+        and where the inputs of each pattern do, and the last ones end; the lanes of outputs `number` and following
+        begin at the elements `tile` and `output`, and neurons are `lanes` apart. `passing` is as for `row_of`, and so
+        are the flags.
+        """
+
+        def codegen(context, builder, signature, arguments):
+            per_vector = 8 * VECTOR_NBYTES // limits.dtype.bitwidth
+            code = VectorCode(context, builder, limits.dtype, vectors * per_vector)
+            table, indices, weights, inputs, biases, outputs = code.arrays(signature, arguments, 0, 1, 2, 3, 4, 6)
+            row, tile, number, output, lanes = code.numbers(arguments[7], 5)
+            first, last, tile_stride, output_stride = code.numbers(arguments[8], 4)
+            table, biases = builder.gep(table, [row]), builder.gep(biases, [number])
+            starts = [builder.add(tile, builder.mul(tile_stride, code.int64(t))) for t in range(tiles)]
+            tables = [builder.gep(inputs, [start]) for start in starts]
+            vectors_each = tiles * code.count
+
+            def row_at(r: int, t: int) -> Value:
+                offset = builder.mul(output_stride, code.int64(t))
+                return builder.add(builder.add(output, offset), builder.mul(lanes, code.int64(r)))
+
+            rows = [[row_at(r, t) for t in range(tiles)] for r in range(QUAD)]
+            sums = [_begin(code, first, code.scalar(biases, code.int64(r)), outputs, rows[r]) for r in range(QUAD)]
+            weight, start = (code.scalar(table, code.int64(k)) for k in range(2))
+            for pattern in PATTERNS:
+                readers = [r for r in range(QUAD) if pattern >> r & 1]
+                stop = code.scalar(table, code.int64(pattern + 1))
+
+                def add(k: Value, values: list[Value], readers=readers, weight=weight, start=start) -> list[Value]:
+                    at = builder.mul(code.number(indices, k), lanes)
+                    xs = [x for inputs_ in tables for x in code.vectors(inputs_, at)]
+                    own = builder.add(weight, builder.mul(builder.sub(k, start), code.int64(len(readers))))
+                    added = []
+                    for n in range(len(readers)):
+                        w = code.weight(code.scalar(weights, builder.add(own, code.int64(n))))
+                        added += code.multiply_add(w, xs, values[n * vectors_each : (n + 1) * vectors_each])
+                    return added
+
+                after = code.fold(start, stop, [x for r in readers for x in sums[r]], add)
+                for n, r in enumerate(readers):
+                    sums[r] = after[n * vectors_each : (n + 1) * vectors_each]
+                here = builder.mul(builder.sub(stop, start), code.int64(len(readers)))
+                weight, start = builder.add(weight, here), stop
+
+            def of(t: int) -> list[tuple[Value, list[Value]]]:
+                return [(rows[r][t], sums[r][t * code.count : (t + 1) * code.count]) for r in range(QUAD)]
+
+            def end() -> list[Value]:
+                found = [code.store(of(t), outputs, arguments[5], flag_nan=False) for t in range(tiles)]
+                return [_side_by_side(code, found, lanes)]
+
+            return _end(code, last, end, outputs, [part for t in range(tiles) for part in of(t)])
+
+        return types.int64(table, indices, weights, inputs, biases, limits, outputs, where, passing), codegen
+
+    return quad
 
 
 def slice_of(lanes: int) -> Any:

@@ -75,11 +75,18 @@ def joined(blocks: Sequence[NonzeroRows], neurons: int, dtype: Any) -> scipy.spa
     counts = np.concatenate([np.zeros(1, np.int64), *(block.counts for block in blocks)])
     indptr = np.cumsum(counts)
     index = np.int32 if max(neurons, indptr[-1]) < 2**31 else np.int64
-    data = np.concatenate([np.empty(0, dtype), *(block.data for block in blocks)])
-    indices = np.concatenate([np.empty(0, index), *(block.indices for block in blocks)])
+    data = _end_to_end([block.data for block in blocks], dtype)
+    indices = _end_to_end([block.indices for block in blocks], index)
     return scipy.sparse.csr_array(
         (data, indices.astype(index, copy=False), indptr.astype(index)), (len(counts) - 1, neurons)
     )
+
+
+def _end_to_end(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    """Return one array of several; the only one as it is, unless more room was made for it than it fills by half."""
+    if len(arrays) == 1 and (arrays[0].base is None or 2 * arrays[0].nbytes >= arrays[0].base.nbytes):
+        return arrays[0]
+    return np.concatenate([np.empty(0, dtype), *arrays])
 
 
 def nonzero_rows(values: Values, places: Places) -> NonzeroRows:

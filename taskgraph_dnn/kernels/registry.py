@@ -22,6 +22,7 @@ _OWN = {
     "tile": ("taskgraph_dnn.kernels.tile", "numba", "numba"),
     "ell": ("taskgraph_dnn.kernels.ell", "numba", "numba"),
     "csr": ("taskgraph_dnn.kernels.csr", "numba", "numba"),
+    "quads": ("taskgraph_dnn.kernels.quads", "numba", "numba"),
     "push": ("taskgraph_dnn.kernels.push", "numba", "numba"),
     "dense": ("taskgraph_dnn.kernels.dense", "numpy", "all"),
     "scipy": ("taskgraph_dnn.kernels.scipy_kernel", "scipy", "all"),
@@ -31,7 +32,7 @@ _OWN = {
 }
 
 #: What `auto` chooses from. The others are other people's libraries: for those who ask for them, and to compare with.
-_AUTO = ("tile", "ell", "csr", "push", "dense", "scipy")
+_AUTO = ("tile", "ell", "csr", "quads", "push", "dense", "scipy")
 
 
 @dataclass(frozen=True)
