@@ -250,7 +250,7 @@ class _Task:
             samples.append(block.samples[block.places])
 
         flow = self._flow(given, arrived)
-        outputs = joined(rows, self.network.outputs, self.dtype)
+        outputs = joined(rows, self.network.outputs, self.dtype, take=True)
         twins = np.concatenate([given.twins, *flow.twins], axis=1)
         return Finished(outputs, np.concatenate(samples), twins, given.events)
 

@@ -170,11 +170,15 @@ def test_nonzero_rows_are_the_samples_values(samples, neurons, lanes, dtype, com
         part = moves.nonzero_rows(tiles_of(rows, lanes, dtype), places)
         found = moves.joined([part], neurons, dtype)
         twice = moves.joined([part, part], neurons, dtype)
+        taken = moves.joined([part], neurons, dtype, take=True)
     np.testing.assert_array_equal(twice.toarray(), np.concatenate([rows[places]] * 2))
     assert found.dtype == dtype
     assert found.has_canonical_format
     assert found.nnz == np.count_nonzero(rows[places])
     np.testing.assert_array_equal(found.toarray(), rows[places])
+    np.testing.assert_array_equal(taken.toarray(), rows[places])
+    assert taken.data.ctypes.data == part.data.ctypes.data != found.data.ctypes.data or not part.data.size
+    assert part.data.base is None or part.data.base.nbytes <= 2 * part.data.nbytes + 8
 
 
 @given(**shapes | {"neurons": st.integers(1, 70)}, strided=st.booleans())

@@ -70,23 +70,26 @@ class NonzeroRows(NamedTuple):
     data: NDArray[Any]
 
 
-def joined(blocks: Sequence[NonzeroRows], neurons: int, dtype: Any) -> scipy.sparse.csr_array:
-    """Return the rows of all blocks, one below the other."""
+def joined(blocks: Sequence[NonzeroRows], neurons: int, dtype: Any, *, take: bool = False) -> scipy.sparse.csr_array:
+    """Return the rows of all blocks, one below the other.
+
+    Args:
+        blocks: the rows.
+        neurons: how many columns they have.
+        dtype: of their values.
+        take: nobody else needs the blocks' arrays, so that those of a single block can be the result's.
+    """
     counts = np.concatenate([np.zeros(1, np.int64), *(block.counts for block in blocks)])
     indptr = np.cumsum(counts)
     index = np.int32 if max(neurons, indptr[-1]) < 2**31 else np.int64
-    data = _end_to_end([block.data for block in blocks], dtype)
-    indices = _end_to_end([block.indices for block in blocks], index)
+    if take and len(blocks) == 1:
+        data, indices = blocks[0].data, blocks[0].indices
+    else:
+        data = np.concatenate([np.empty(0, dtype), *(block.data for block in blocks)])
+        indices = np.concatenate([np.empty(0, index), *(block.indices for block in blocks)])
     return scipy.sparse.csr_array(
         (data, indices.astype(index, copy=False), indptr.astype(index)), (len(counts) - 1, neurons)
     )
-
-
-def _end_to_end(arrays: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
-    """Return one array of several; the only one as it is, unless more room was made for it than it fills by half."""
-    if len(arrays) == 1 and (arrays[0].base is None or 2 * arrays[0].nbytes >= arrays[0].base.nbytes):
-        return arrays[0]
-    return np.concatenate([np.empty(0, dtype), *arrays])
 
 
 def nonzero_rows(values: Values, places: Places) -> NonzeroRows:
@@ -99,7 +102,10 @@ def nonzero_rows(values: Values, places: Places) -> NonzeroRows:
     indices, data = np.empty(places.size * neurons + 1, np.int32), np.empty(places.size * neurons + 1, values.dtype)
     indptr = np.zeros(places.size + 1, np.int32)
     _compiled("pick", values.dtype)(values.reshape(-1), places, neurons, lanes, indptr, indices, data)
-    return NonzeroRows(np.diff(indptr).astype(np.int64), indices[: indptr[-1]], data[: indptr[-1]])
+    found = indices[: indptr[-1]], data[: indptr[-1]]
+    if 2 * indptr[-1] < indices.size:
+        found = found[0].copy(), found[1].copy()  # or they would hold all the room that was made for them
+    return NonzeroRows(np.diff(indptr).astype(np.int64), *found)
 
 
 def look(values: Values, samples: int, threshold: float) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
