@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numba import from_dtype, types
 
-from taskgraph_dnn.kernels import emit, jit, vectors
-from taskgraph_dnn.kernels.emit import flip, squeeze
+from taskgraph_dnn.kernels import emit_samples, jit, vectors
+from taskgraph_dnn.kernels.emit_samples import flip, squeeze
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.kernels.vectors import SQUEEZES, VECTOR_NBYTES
 
 #: As in `compiled`.
-_SOURCES = (Path(str(module.__file__)).read_bytes() for module in (emit, vectors, jit))
+_SOURCES = (Path(str(module.__file__)).read_bytes() for module in (emit_samples, vectors, jit))
 _EMITTED = hashlib.sha256(b"".join(_SOURCES)).hexdigest()
 
 

@@ -33,7 +33,12 @@ class _Packed:
 
 def short_indices(indices: NDArray[Any], inputs: int) -> NDArray[Any]:
     """Return input numbers in 16 bits, or in 32 where there are too many inputs."""
-    return indices.astype(np.uint16 if inputs <= 2**16 else np.int32)
+    return indices.astype(short_index(inputs))
+
+
+def short_index(inputs: int) -> Any:
+    """Return the type of the numbers of so many inputs."""
+    return np.uint16 if inputs <= 2**16 else np.int32
 
 
 def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:

@@ -10,9 +10,9 @@ import numpy as np
 from numba import from_dtype, types
 from numba.extending import register_jitable
 
-from taskgraph_dnn.kernels import compiled, emit, jit, vectors
+from taskgraph_dnn.kernels import compiled, emit, emit_samples, jit, vectors
 from taskgraph_dnn.kernels.compiled import ENDS, activated, end_tile, limits_of
-from taskgraph_dnn.kernels.emit import turn
+from taskgraph_dnn.kernels.emit_samples import add_of, push_of, turn
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.kernels.vectors import VECTOR_NBYTES
 
@@ -22,11 +22,11 @@ PUSHED = 16
 #: Inputs that are added at a time, where they and the outputs they add to follow one another.
 RUN = 16
 
-_push1, _push16, _push16_shared = emit.push_of(1), emit.push_of(PUSHED), emit.push_of(PUSHED, shared=True)
-_add = emit.add_of(RUN)
+_push1, _push16, _push16_shared = push_of(1), push_of(PUSHED), push_of(PUSHED, shared=True)
+_add = add_of(RUN)
 
 #: As in `compiled`, whose functions are used here, too.
-_SOURCES = (Path(str(module.__file__)).read_bytes() for module in (compiled, emit, vectors, jit))
+_SOURCES = (Path(str(module.__file__)).read_bytes() for module in (compiled, emit, emit_samples, vectors, jit))
 _EMITTED = hashlib.sha256(b"".join(_SOURCES)).hexdigest()
 
 

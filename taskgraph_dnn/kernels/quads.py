@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from taskgraph_dnn.activations import Alive, Values
 from taskgraph_dnn.kernels import compiled
-from taskgraph_dnn.kernels.csr import short_indices, streaming_seconds, sums_seconds
+from taskgraph_dnn.kernels.csr import short_index, streaming_seconds, sums_seconds
 from taskgraph_dnn.kernels.emit import PATTERNS, QUAD
 from taskgraph_dnn.kernels.jit import compile_for, readonly
 from taskgraph_dnn.kernels.registry import Kernel
@@ -42,7 +42,7 @@ class _Packed:
 def _pack(layer: Layer, dtype: np.dtype[Any]) -> _Packed:
     w, blocks = layer.weights, _blocks(layer.inputs)
     table = np.empty((blocks * _pieces(layer.outputs), len(PATTERNS) + 2), np.int64)
-    indices, weights = short_indices(np.empty_like(w.indices), layer.inputs), np.empty_like(w.data)
+    indices, weights = np.empty(layer.nnz, short_index(layer.inputs)), np.empty_like(w.data)
     lists, written = (readonly(from_dtype(a.dtype)) for a in (w.indptr, w.indices, w.data)), (table, indices, weights)
     kinds = [types.Array(from_dtype(array.dtype), array.ndim, "C") for array in written]
     sort = compile_for(_sort, *lists, types.int64, types.int64, *kinds, returns=types.int64)

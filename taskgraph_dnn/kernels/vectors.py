@@ -1,4 +1,4 @@
-"""Operations on vectors, as LLVM instructions: what `emit` makes the kernels' inner loops of.
+"""Operations on vectors, as LLVM instructions: what `emit` and `emit_samples` make inner loops of.
 
 Vectors are as wide as the machine's registers: 16 float32 with AVX-512, 8 with AVX2, 4 with NEON. LLVM turns them into
 the instructions of whatever processor it compiles for.
