@@ -72,6 +72,43 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
     assert read_report(written(tmp_path, found)) == found
 
 
+def test_suites_that_were_measured_again_take_the_place_of_others(tmp_path):
+    first = report(ceiling(1.0), measured("exact", 0.1), measured("exact", 0.3, suite="latency"))
+    machine = MACHINE | {"code": "another"}
+    later = replace(report(ceiling(2.0), measured("exact", 0.2), machine=machine), date="2026-11-22T13:00:00+00:00")
+    path = written(tmp_path, first)
+    assert called("renew", path, written(tmp_path, later, "later.jsonl")).exit_code == 0
+    found = read_report(path)
+    assert {(each.suite, each.rounds[0]) for each in found.measurements} == {
+        ("ceilings", 1.0),
+        ("latency", 0.3),
+        ("end-to-end", 0.2),
+    }
+    assert found.again == {"end-to-end": {"date": later.date, "code": "another"}}
+    assert replace(found, measurements=first.measurements, again={}) == first
+    assert found.with_suites_of(later) == found
+    write_page(found, path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| measured again, after the others | end-to-end (2026-11-22 13:00, by other code) |" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"machine": MACHINE | {"cores": 96}}, f"cores is {MACHINE['cores']}, then 96"),
+        ({"machine": MACHINE | {"python": "2.7"}}, f"python is {MACHINE['python']!r}, then '2.7'"),
+        ({"effort": "all"}, "effort is 'short', then 'all'"),
+        ({"used_by_others": {}}, "end-to-end was broken off in the later report"),
+    ],
+)
+def test_suites_of_another_machine_or_effort_do_not(tmp_path, changes, message):
+    first = report(measured("exact", 0.1))
+    path, later = written(tmp_path, first), written(tmp_path, replace(first, **changes), "later.jsonl")
+    result = called("renew", path, later)
+    assert (result.exit_code, message in result.output) == (1, True)
+    assert read_report(path) == first
+
+
 def test_a_report_that_was_broken_off_within_a_line_is_read_up_to_that_case(tmp_path):
     rows = measured("exact", 0.1), *(measured(name, 1.0, case="another") for name in ("exact", "scipy"))
     found = report(*rows)

@@ -2,6 +2,7 @@
 
 import gzip
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,7 @@ def test_the_official_network_is_taken_where_it_is_found(tmp_path, monkeypatch):
     files = generated(tmp_path / "made", 2)
     (tmp_path / "graph-challenge").mkdir()
     shutil.copy(files.archive, tmp_path / "graph-challenge" / f"neuron{NEURONS}.tar.gz")
+    assert Path(__file__).resolve().parents[2] / "shared" / "data" == contents._BESIDE
     monkeypatch.setenv("TASKGRAPH_DNN_DATA", str(tmp_path))
     found = contents.official(tmp_path / "unpacked")
     assert found is not None

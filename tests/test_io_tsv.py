@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import subprocess
 import sys
 import threading
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from taskgraph_dnn.errors import FileError, InputError, MissingDependencyError
-from taskgraph_dnn.io import read_categories, read_challenge_images, write_categories, write_challenge_images
+from taskgraph_dnn.io import read_categories, read_challenge_images, streams, write_categories, write_challenge_images
 from taskgraph_dnn.io.streams import line_blocks, map_ahead
 from taskgraph_dnn.io.tsv import Column, Table, Triples, format_tsv, parse_tsv, to_csr
 
@@ -289,7 +290,9 @@ def test_sizes_must_be_positive(images_file, neurons, samples, named):
         read_challenge_images(images_file, neurons, samples)
 
 
-def test_a_damaged_or_missing_compressed_file_is_named(tmp_path):
+@pytest.mark.parametrize("library", [streams._gzip, gzip])
+def test_a_damaged_or_missing_compressed_file_is_named(library, tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "_gzip", library)
     path = tmp_path / "images.tsv.gz"
     with pytest.raises(FileError, match=f"cannot read {path}: .*No such file"):
         read_challenge_images(path, 8)
@@ -299,6 +302,12 @@ def test_a_damaged_or_missing_compressed_file_is_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(FileError, match=f"cannot read {path}: "):
             read_challenge_images(path, 8, samples=3)
+
+
+def test_compressed_files_are_read_without_isal():
+    code = "import sys; sys.modules['isal'] = None; from taskgraph_dnn.io import streams; print(streams._gzip.__name__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "gzip\n"
 
 
 @pytest.mark.parametrize("name", ["a.tsv", "a.tsv.gz"])

@@ -12,10 +12,10 @@ from taskgraph_dnn.benchmarks.harness import run_suites
 from taskgraph_dnn.benchmarks.report.compare import compare as compared
 from taskgraph_dnn.benchmarks.report.compare import comparison_notes, comparison_tables
 from taskgraph_dnn.benchmarks.report.page import write_page
-from taskgraph_dnn.benchmarks.report.records import Report, read_report
+from taskgraph_dnn.benchmarks.report.records import ALWAYS, Report, read_report
 from taskgraph_dnn.benchmarks.suite import EFFORTS, Suite, Table
 from taskgraph_dnn.benchmarks.suites import SUITES
-from taskgraph_dnn.io.atomic import check_writable
+from taskgraph_dnn.io.atomic import check_writable, write_text
 from taskgraph_dnn.words import counted
 
 _PATH = click.Path(path_type=Path)
@@ -24,16 +24,13 @@ _PIPE_COLUMNS = 240
 #: A part of the processors, used by others, that is told.
 _NOTEWORTHY = 0.02
 
-#: What all others are a part of.
-_ALWAYS = "ceilings"
-
 
 def _named(_context: click.Context, _option: click.Parameter, names: str | None) -> list[Suite]:
     asked = list(SUITES) if names is None else [name.strip() for name in names.split(",")]
     unknown = [name for name in asked if name not in SUITES]
     if unknown:
         raise click.BadParameter(f"unknown suite {unknown[0]!r}, expected some of {', '.join(SUITES)}")
-    return [suite for name, suite in SUITES.items() if name in {_ALWAYS, *asked}]
+    return [suite for name, suite in SUITES.items() if name in {ALWAYS, *asked}]
 
 
 @click.group(invoke_without_command=True)
@@ -79,6 +76,17 @@ def compare(before: Path, after: Path, strictly: bool) -> None:
     if strictly and worse:
         click.echo(f"counted work is worse, {len(worse):,} times, first {worse[0]}", err=True)
         raise click.exceptions.Exit(1)
+
+
+@bench.command()
+@click.argument("report", type=_PATH)
+@click.argument("later", type=_PATH)
+def renew(report: Path, later: Path) -> None:
+    """Put the suites of the report LATER in place of those of REPORT, which must be of the same machine and effort.
+
+    The page tells when, and with which code, they were measured.
+    """
+    write_text(report, read_report(report).with_suites_of(read_report(later)).lines())
 
 
 @bench.command()

@@ -1,9 +1,7 @@
 """The Graph Challenge's official files: downloaded into a folder of this machine, and found there again."""
 
-import gzip
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +12,7 @@ from taskgraph_dnn.errors import FileError, PlanError
 from taskgraph_dnn.io.atomic import require_space
 from taskgraph_dnn.io.download import PAUSES, Fetched, Stage, download, missing_bytes, quiet
 from taskgraph_dnn.io.samples import read_categories
-from taskgraph_dnn.io.streams import Progress, archive_files, line_blocks, map_ahead
+from taskgraph_dnn.io.streams import UNREADABLE, Progress, archive_files, line_blocks, map_ahead, open_compressed
 from taskgraph_dnn.io.tsv import Column, Table, parse_tsv
 
 #: Where the challenge publishes its files; a mirror has the same files under the same names.
@@ -170,12 +168,12 @@ def _check_images(path: Path, report: Progress, *, neurons: int) -> None:
     table = _images_table(path.name, neurons)
     last = 0
     try:
-        with gzip.open(path) as stream:
+        with open_compressed(path) as stream:
             parsed = map_ahead(lambda block: parse_tsv(block[1], table, block[0]).rows.max(), line_blocks(stream))
             for number, row in enumerate(parsed, start=1):
                 last = max(last, int(row) + 1)
                 report(number, None)
-    except (OSError, EOFError, zlib.error) as error:
+    except UNREADABLE as error:
         raise FileError(f"cannot read {path}: {error}") from error
     if last != challenge.OFFICIAL_SAMPLES:
         raise FileError(f"{path} has {last:,} images, expected {challenge.OFFICIAL_SAMPLES:,}")

@@ -17,7 +17,7 @@ NEURONS = 1024
 
 #: The folder with official data is what this variable says, or shared/data beside the checkout.
 _DATA = "TASKGRAPH_DNN_DATA"
-_BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"
+_BESIDE = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
 class Content(NamedTuple):

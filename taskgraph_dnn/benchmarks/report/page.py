@@ -176,6 +176,14 @@ def _machine_rows(report: Report) -> Iterator[list[str]]:
     yield ["threads of libraries", ", ".join(dict.fromkeys(pools + variables))]
     parts = ", ".join(f"{suite} {part:.0%}" for suite, part in report.used_by_others.items())
     yield ["processors used by others meanwhile", parts]
+    if report.again:
+        yield ["measured again, after the others", ", ".join(_again(report))]
+
+
+def _again(report: Report) -> Iterator[str]:
+    for suite, run in report.again.items():
+        code = "" if run["code"] == report.machine.get("code") else ", by other code"
+        yield f"{suite} ({run['date'][:16].replace('T', ' ')}{code})"
 
 
 def _every_race(report: Report) -> list[Race]:

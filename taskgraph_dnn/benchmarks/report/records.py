@@ -4,14 +4,17 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from taskgraph_dnn.errors import FileError
+from taskgraph_dnn.errors import FileError, InputError
 
 #: What the first line of a report says it is; a later version reads what an earlier one wrote, or refuses.
 FORMAT, VERSION = "taskgraph-dnn benchmarks", 1
+
+#: The suite that is a part of every run: what the machine can do at most.
+ALWAYS = "ceilings"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,7 @@ class Report:
         measurements: in the order in which they were taken.
         used_by_others: for each suite that was finished, the part of the machine's processors that other processes used
             meanwhile.
+        again: for each suite that was measured again, after the others: the "date", and the "code".
     """
 
     date: str
@@ -90,6 +94,7 @@ class Report:
     missing: Mapping[str, str]
     measurements: tuple[Measurement, ...] = ()
     used_by_others: Mapping[str, float] = field(default_factory=dict)
+    again: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def of(self, suite: str) -> tuple[Measurement, ...]:
         """Return the measurements of one suite."""
@@ -111,7 +116,29 @@ class Report:
     def lines(self) -> str:
         """Return the file: what was run where, then a line for each measurement, and last what others used."""
         measured = [each.to_line() for each in self.measurements]
-        return "\n".join([self.head(), *measured, json.dumps({"used_by_others": self.used_by_others})]) + "\n"
+        ends = [{"used_by_others": self.used_by_others}, *([{"again": self.again}] if self.again else [])]
+        return "\n".join([self.head(), *measured, *map(json.dumps, ends)]) + "\n"
+
+    def with_suites_of(self, later: "Report") -> "Report":
+        """Return this report with the suites of a later one in place of its own; its ceilings stay.
+
+        Raises:
+            InputError: they are of other machines, libraries or efforts, or a suite of the later one was broken off.
+        """
+        for name in {**self.machine, **later.machine, "effort": ""}.keys() - {"code"}:
+            mine, other = (r.effort if name == "effort" else r.machine.get(name) for r in (self, later))
+            if mine != other:
+                raise InputError(f"reports of different runs cannot be joined: {name} is {mine!r}, then {other!r}")
+        if broken := ", ".join(later.unfinished()):
+            raise InputError(f"{broken} was broken off in the later report")
+        new = {name: used for name, used in later.used_by_others.items() if name != ALWAYS}
+        suites = dict.fromkeys(each.suite for each in (*self.measurements, *later.measurements))
+        return replace(
+            self,
+            measurements=tuple(each for name in suites for each in (later if name in new else self).of(name)),
+            used_by_others={**self.used_by_others, **new},
+            again={**self.again, **{name: {"date": later.date, "code": later.machine["code"]} for name in new}},
+        )
 
 
 def read_report(path: Path) -> Report:
@@ -134,10 +161,12 @@ def read_report(path: Path) -> Report:
     if found[0].get("version") != VERSION:
         raise FileError(f"{path} line 1: a report of version {found[0].get('version')}, expected {VERSION}")
     others: dict[str, float] = {}
+    again: dict[str, Mapping[str, str]] = {}
     measurements = []
     for number, values in enumerate(found[1:], start=2):
-        if "used_by_others" in values:
-            others.update(values["used_by_others"])
+        if "used_by_others" in values or "again" in values:
+            others.update(values.get("used_by_others", {}))
+            again.update(values.get("again", {}))
             continue
         try:
             measurements.append(Measurement.of(values))
@@ -150,7 +179,7 @@ def read_report(path: Path) -> Report:
     if not text.endswith("\n") and measurements:
         last = measurements[-1]
         measurements = [each for each in measurements if (each.suite, each.case) != (last.suite, last.case)]
-    return Report(**head, measurements=tuple(measurements), used_by_others=others)  # type: ignore[arg-type]
+    return Report(**head, measurements=tuple(measurements), used_by_others=others, again=again)  # type: ignore[arg-type]
 
 
 def _line(path: Path, number: int, line: str) -> dict[str, Any]:

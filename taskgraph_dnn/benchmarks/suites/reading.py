@@ -1,6 +1,5 @@
 """What files take: networks and images read from text and from packed files, converted, and written."""
 
-import gzip
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,7 +34,7 @@ from taskgraph_dnn.io import (
     write_matrix_market,
     write_packed,
 )
-from taskgraph_dnn.io.streams import THREADS
+from taskgraph_dnn.io.streams import THREADS, open_compressed
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.synthetic import digit_images
 
@@ -102,7 +101,7 @@ def _parsed(files: NetworkFiles) -> list[Contender]:
 
 
 def _decompressed(path: Path) -> int:
-    with gzip.open(path) as stream:
+    with open_compressed(path) as stream:
         return sum(len(chunk) for chunk in iter(partial(stream.read, _CHUNK_NBYTES), b""))
 
 
