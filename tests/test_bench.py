@@ -74,7 +74,8 @@ def test_a_report_is_read_as_it_was_written(tmp_path):
 
 def test_suites_that_were_measured_again_take_the_place_of_others(tmp_path):
     first = report(ceiling(1.0), measured("exact", 0.1), measured("exact", 0.3, suite="latency"))
-    machine = MACHINE | {"code": "another"}
+    pools = [{"internal_api": "mkl", "version": "1", "num_threads": 2}]
+    machine = MACHINE | {"code": "another", "thread_pools": pools}
     later = replace(report(ceiling(2.0), measured("exact", 0.2), machine=machine), date="2026-11-22T13:00:00+00:00")
     path = written(tmp_path, first)
     assert called("renew", path, written(tmp_path, later, "later.jsonl")).exit_code == 0
@@ -85,7 +86,8 @@ def test_suites_that_were_measured_again_take_the_place_of_others(tmp_path):
         ("end-to-end", 0.2),
     }
     assert found.again == {"end-to-end": {"date": later.date, "code": "another"}}
-    assert replace(found, measurements=first.measurements, again={}) == first
+    assert found.machine == MACHINE | {"thread_pools": MACHINE["thread_pools"] + pools}
+    assert replace(found, machine=MACHINE, measurements=first.measurements, again={}) == first
     assert found.with_suites_of(later) == found
     write_page(found, path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()

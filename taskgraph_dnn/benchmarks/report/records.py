@@ -125,7 +125,8 @@ class Report:
         Raises:
             InputError: they are of other machines, libraries or efforts, or a suite of the later one was broken off.
         """
-        for name in {**self.machine, **later.machine, "effort": ""}.keys() - {"code"}:
+        pools = "thread_pools"  # those of libraries that a run's suites have loaded
+        for name in {**self.machine, **later.machine, "effort": ""}.keys() - {"code", pools}:
             mine, other = (r.effort if name == "effort" else r.machine.get(name) for r in (self, later))
             if mine != other:
                 raise InputError(f"reports of different runs cannot be joined: {name} is {mine!r}, then {other!r}")
@@ -133,8 +134,10 @@ class Report:
             raise InputError(f"{broken} was broken off in the later report")
         new = {name: used for name, used in later.used_by_others.items() if name != ALWAYS}
         suites = dict.fromkeys(each.suite for each in (*self.measurements, *later.measurements))
+        loaded = [pool for report in (self, later) for pool in report.machine.get(pools, ())]
         return replace(
             self,
+            machine={**self.machine, pools: [pool for n, pool in enumerate(loaded) if pool not in loaded[:n]]},
             measurements=tuple(each for name in suites for each in (later if name in new else self).of(name)),
             used_by_others={**self.used_by_others, **new},
             again={**self.again, **{name: {"date": later.date, "code": later.machine["code"]} for name in new}},
