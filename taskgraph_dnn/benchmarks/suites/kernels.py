@@ -21,9 +21,8 @@ from taskgraph_dnn.benchmarks.suite import Effort, Suite, Table
 from taskgraph_dnn.benchmarks.suites.ceilings import SIZES, sgemm
 from taskgraph_dnn.benchmarks.timing import THREADS, Contender, fastest, in_threads, measured, rates, ratios, summary
 from taskgraph_dnn.config import settings
-from taskgraph_dnn.costs import choose_kernel
 from taskgraph_dnn.inputs import row_slice
-from taskgraph_dnn.kernels import Kernel, automatic_kernels
+from taskgraph_dnn.kernels import Kernel, automatic_kernels, load_kernel
 from taskgraph_dnn.kernels.packing import packed_layer, packed_nbytes
 from taskgraph_dnn.network import Network
 from taskgraph_dnn.plan import Plan, even_ranges, make_plan
@@ -89,9 +88,9 @@ def our_contender(kernel: Kernel, problem: Problem, threads: int, pool: Executor
     )
 
 
-def _plan(problem: Problem, kernel: str, threads: int) -> Plan:
+def _plan(problem: Problem, kernel: str, threads: int, density: float = 1.0) -> Plan:
     asked = settings(kernel=kernel, strategy="data", dtype="float32", reductions="none")
-    return make_plan(Network([problem.layer]), problem.samples, asked, threads=threads)
+    return make_plan(Network([problem.layer]), problem.samples, asked, threads=threads, density=density)
 
 
 def _partition(kernel: Kernel, problem: Problem, plan: Plan, first: int, stop: int) -> _Partition:
@@ -146,8 +145,8 @@ def measure_case(
         KernelError: the answer of a contender is wrong.
     """
     problem = case.problem(threads, nbytes)
-    lanes = _plan(problem, "auto", threads).lanes
-    auto, why = choose_kernel("auto", problem.layer, lanes, first=case.first, density=case.density)
+    planned = _plan(problem, "auto", threads, case.density).layers[0]
+    auto, why = load_kernel(planned.kernel), planned.reason
     left_out = _left_out(case)
     with ThreadPoolExecutor(threads) as pool:
         found = [our_contender(kernel, problem, n, pool) for kernel in _kernels(case, auto) for n in (1, threads)]
