@@ -76,7 +76,8 @@ def test_suites_that_were_measured_again_take_the_place_of_others(tmp_path):
     first = report(ceiling(1.0), measured("exact", 0.1), measured("exact", 0.3, suite="latency"))
     pools = [{"internal_api": "mkl", "version": "1", "num_threads": 2}]
     machine = MACHINE | {"code": "another", "thread_pools": pools}
-    later = replace(report(ceiling(2.0), measured("exact", 0.2), machine=machine), date="2026-11-22T13:00:00+00:00")
+    later = report(ceiling(2.0), measured("exact", 0.2), machine=machine, missing={"mkl": "not installed"})
+    later = replace(later, date="2026-11-22T13:00:00+00:00")
     path = written(tmp_path, first)
     assert called("renew", path, written(tmp_path, later, "later.jsonl")).exit_code == 0
     found = read_report(path)
@@ -87,7 +88,8 @@ def test_suites_that_were_measured_again_take_the_place_of_others(tmp_path):
     }
     assert found.again == {"end-to-end": {"date": later.date, "code": "another"}}
     assert found.machine == MACHINE | {"thread_pools": MACHINE["thread_pools"] + pools}
-    assert replace(found, machine=MACHINE, measurements=first.measurements, again={}) == first
+    assert found.missing == {"mkl": "not installed"}
+    assert replace(found, machine=MACHINE, missing={}, measurements=first.measurements, again={}) == first
     assert found.with_suites_of(later) == found
     write_page(found, path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()

@@ -77,12 +77,13 @@ def joined(blocks: Sequence[NonzeroRows], neurons: int, dtype: Any, *, take: boo
         blocks: the rows.
         neurons: how many columns they have.
         dtype: of their values.
-        take: nobody else needs the blocks' arrays, so that those of a single block can be the result's.
+        take: nobody else needs the blocks' arrays, so that those of a single block can be the result's, if they fill
+            at least half of the room that was made for them.
     """
     counts = np.concatenate([np.zeros(1, np.int64), *(block.counts for block in blocks)])
     indptr = np.cumsum(counts)
     index = np.int32 if max(neurons, indptr[-1]) < 2**31 else np.int64
-    if take and len(blocks) == 1:
+    if take and len(blocks) == 1 and _fills_its_room(blocks[0].data):
         data, indices = blocks[0].data, blocks[0].indices
     else:
         data = np.concatenate([np.empty(0, dtype), *(block.data for block in blocks)])
@@ -90,6 +91,10 @@ def joined(blocks: Sequence[NonzeroRows], neurons: int, dtype: Any, *, take: boo
     return scipy.sparse.csr_array(
         (data, indices.astype(index, copy=False), indptr.astype(index)), (len(counts) - 1, neurons)
     )
+
+
+def _fills_its_room(values: NDArray[Any]) -> bool:
+    return values.base is None or 2 * values.nbytes >= values.base.nbytes
 
 
 def nonzero_rows(values: Values, places: Places) -> NonzeroRows:
@@ -102,10 +107,7 @@ def nonzero_rows(values: Values, places: Places) -> NonzeroRows:
     indices, data = np.empty(places.size * neurons + 1, np.int32), np.empty(places.size * neurons + 1, values.dtype)
     indptr = np.zeros(places.size + 1, np.int32)
     _compiled("pick", values.dtype)(values.reshape(-1), places, neurons, lanes, indptr, indices, data)
-    found = indices[: indptr[-1]], data[: indptr[-1]]
-    if 2 * indptr[-1] < indices.size:
-        found = found[0].copy(), found[1].copy()  # or they would hold all the room that was made for them
-    return NonzeroRows(np.diff(indptr).astype(np.int64), *found)
+    return NonzeroRows(np.diff(indptr).astype(np.int64), indices[: indptr[-1]], data[: indptr[-1]])
 
 
 def look(values: Values, samples: int, threshold: float) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:

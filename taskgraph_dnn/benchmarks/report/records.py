@@ -137,6 +137,7 @@ class Report:
         loaded = [pool for report in (self, later) for pool in report.machine.get(pools, ())]
         return replace(
             self,
+            missing={**self.missing, **later.missing},
             machine={**self.machine, pools: [pool for n, pool in enumerate(loaded) if pool not in loaded[:n]]},
             measurements=tuple(each for name in suites for each in (later if name in new else self).of(name)),
             used_by_others={**self.used_by_others, **new},
