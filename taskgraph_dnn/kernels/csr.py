@@ -137,7 +137,7 @@ _READ_SECONDS = (1.1e-11, 1.2e-11, 1.4e-11, 1.6e-11, 1.8e-11, 2.2e-11, 3.0e-11, 
 _DECODE_SECONDS, _NEAR_SUM_SECONDS, _FAR_SUM_SECONDS = 5.0e-10, 1.0e-10, 4.0e-10
 
 #: Bytes a second of edges that no cache holds, and how many bytes of them one does.
-_STREAM_RATE, _CACHED_NBYTES = 1.5e10, 2**24
+_STREAM_RATE, _CACHED_NBYTES = 2.5e10, 2**24
 
 #: Smaller blocks are not considered.
 _LEAST_INPUTS = 64

@@ -160,7 +160,7 @@ CASES = (
     *(
         Case(f"sparse{sparsity}-{neurons}", neurons, partial(scattered_layer, sparsity=sparsity))
         for neurons in _SIZES[:2]
-        for sparsity in (50, 75, 90, 95, 99)
+        for sparsity in (0, 25, 50, 75, 90, 95, 99)
     ),
     *(Case(f"push-{neurons}", neurons, radix_first_layer, density=0.1) for neurons in (_SIZES[0], _SIZES[-1])),
 )
