@@ -174,7 +174,7 @@ def test_scattered_layer_is_as_sparse_as_it_says(rng):
 
 
 def test_cases_have_names_of_their_own_and_samples_for_each_thread():
-    assert len({case.name for case in layers.CASES}) == len(layers.CASES) == 20
+    assert len({case.name for case in layers.CASES}) == len(layers.CASES) == 24
     for case in layers.CASES:
         samples = case.samples(2)
         assert samples % (2 * peers.NARROW) == 0
