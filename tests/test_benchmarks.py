@@ -212,6 +212,20 @@ def test_a_peer_whose_sums_are_wrong_is_wrong():
     assert not contender.difference() < timing.TOLERANCE
 
 
+def test_peers_are_given_inputs_that_begin_on_a_cache_line():
+    starts = []
+
+    def product(weights, blocks):
+        starts.extend(block.ctypes.data % 64 for block in blocks)
+        return peers._Product(lambda k: weights @ blocks[k])
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(4):  # any one might by chance
+            peers.Peer("any", "scipy", product, None, nullcontext).contenders(RANDOM.problem(2, 2**16), 2, pool)
+    assert len(starts) >= 16
+    assert not any(starts)
+
+
 # Ceilings.
 
 

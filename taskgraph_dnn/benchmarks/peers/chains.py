@@ -13,6 +13,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from taskgraph_dnn.activation_functions import activate
+from taskgraph_dnn.activations import aligned_empty
 from taskgraph_dnn.models import to_onnx
 from taskgraph_dnn.network import Layer, Network
 
@@ -28,6 +29,16 @@ def dense_rows(rows: Any) -> NDArray[np.float32]:
 def _columns(rows: Any) -> NDArray[np.float32]:
     """Return rows as an array of inputs x samples."""
     return np.asarray(rows.T.toarray(order="C") if scipy.sparse.issparse(rows) else np.ascontiguousarray(rows.T))
+
+
+def _aligned_columns(rows: Any) -> NDArray[np.float32]:
+    """Return them from the beginning of a cache line on: from anywhere else MKL takes up to 1.8 times as long."""
+    columns = aligned_empty((rows.shape[1], rows.shape[0]), np.float32)
+    if scipy.sparse.issparse(rows):
+        rows.T.toarray(out=columns)
+    else:
+        columns[...] = rows.T
+    return columns
 
 
 def _activated(sums: NDArray[Any], layer: Layer, axis: int) -> NDArray[Any]:
@@ -86,9 +97,9 @@ def mkl_columns(network: Network, _threads: int) -> Chain:
     layers = [(layer, handle(layer.weights.T), layer.bias[:, None]) for layer in network]
 
     def chain(rows: Any) -> Any:
-        Y = _columns(rows)
+        Y = _aligned_columns(rows)
         for layer, weights, bias in layers:
-            sums = np.empty((layer.outputs, Y.shape[1]), np.float32)
+            sums = aligned_empty((layer.outputs, Y.shape[1]), np.float32)
             weights.multiply(Y, sums)
             sums += bias
             Y = _activated(sums, layer, 0)
@@ -105,7 +116,7 @@ def torch_columns(network: Network, _threads: int) -> Chain:
 
     def chain(rows: Any) -> Any:
         with torch.inference_mode():
-            Y = torch.from_numpy(_columns(rows))
+            Y = torch.from_numpy(_aligned_columns(rows))
             for layer, weights, bias in layers:
                 sums = bias.expand(layer.outputs, Y.shape[1]).contiguous()
                 torch.addmm(sums, weights, Y, out=sums)
@@ -155,9 +166,9 @@ def torch_compiled(network: Network, _threads: int) -> Chain:
 
 
 def _torch_layers(network: Network) -> list[tuple[Layer, Any, Any]]:
-    """Return each layer with its dense weights, outputs x inputs, and its bias."""
-    tensor = import_module("torch").from_numpy
-    return [(layer, tensor(layer.weights.T.toarray()), tensor(layer.bias.copy())) for layer in network]
+    """Return each layer with its dense weights, outputs x inputs, and its bias, where torch itself puts them."""
+    tensor = import_module("torch").tensor
+    return [(layer, tensor(layer.weights.T.toarray()), tensor(layer.bias)) for layer in network]
 
 
 def _torch_activated(sums: Any, layer: Layer, axis: int) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
+from taskgraph_dnn.activations import aligned_empty
 from taskgraph_dnn.benchmarks.cases.layers import Problem
 from taskgraph_dnn.benchmarks.timing import Contender, in_threads, in_turn, limited
 from taskgraph_dnn.kernels import kernel_problem
@@ -111,7 +112,7 @@ class Peer:
 
     def _ready(self, problem: Problem, width: int) -> tuple[Callable[[int, int], None], Callable[[], float]]:
         """Return what multiplies blocks (first, stop), and what compares their sums with the right ones."""
-        blocks = np.ascontiguousarray(problem.rows.reshape(-1, width, problem.layer.inputs).transpose(0, 2, 1))
+        blocks = _aligned(problem.rows.reshape(-1, width, problem.layer.inputs).transpose(0, 2, 1))
         product = self.product(problem.layer.weights.T, blocks)
         sums: list[Any] = [None] * len(blocks)
 
@@ -126,9 +127,16 @@ class Peer:
         return multiply, difference
 
 
+def _aligned(array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return a copy that begins on a cache line: of inputs that lie across lines MKL and torch do 0.6 of their rate."""
+    copy = aligned_empty(array.shape, array.dtype)
+    copy[...] = array
+    return copy
+
+
 def _no_sums(weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return where sums go; until then, what no check takes for one."""
-    return np.full((len(blocks), weights.shape[0], blocks.shape[2]), np.nan, np.float32)
+    return _aligned(np.broadcast_to(np.float32(np.nan), (len(blocks), weights.shape[0], blocks.shape[2])))
 
 
 def _scipy(weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]) -> _Product:
@@ -152,7 +160,8 @@ def _torch(weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]) -> _Pro
 
 
 def _torch_dense(weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]) -> _Product:
-    return _torch_product(import_module("torch").from_numpy(weights.toarray()), weights, blocks)
+    dense = import_module("torch").from_numpy(_aligned(weights.toarray()))
+    return _torch_product(dense, weights, blocks)
 
 
 def _torch_product(matrix: Any, weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]) -> _Product:
@@ -174,8 +183,8 @@ def _torch_compiled(weights: scipy.sparse.csr_array, blocks: NDArray[np.float32]
     """
     torch = import_module("torch")
     mkl = torch.ops.mkl
-    rows = torch.from_numpy(np.ascontiguousarray(blocks.transpose(0, 2, 1)))
-    dense, batch = torch.from_numpy(weights.toarray()), rows.shape[1]
+    rows = torch.from_numpy(_aligned(blocks.transpose(0, 2, 1)))
+    dense, batch = torch.from_numpy(_aligned(weights.toarray())), rows.shape[1]
     packed = mkl._mkl_reorder_linear_weight(dense, batch)
     return _Product(
         lambda number: mkl._mkl_linear(rows[number], packed, dense, None, batch), lambda sums: sums.numpy().T
