@@ -229,8 +229,7 @@ def _measure(contender: Contender, passes: int, clock: Callable[[], float]) -> f
     """Return the seconds of a pass."""
     with contender.around():
         rest()
-        if passes > 1:
-            contender.run(1)  # wakes its threads and fills the caches; of one pass they are a small part
+        contender.run(1)  # wakes its threads, fills the caches, and has memory back that a virtual machine's host took
         start = clock()
         contender.run(passes)
         return (clock() - start) / passes

@@ -34,10 +34,11 @@ Reasons = Mapping[str, Mapping[str, str]]
 _METHOD = """\
 All contenders of a case run in one process, or each in processes of its own where it says so: first once, when their
 answers are compared with a reference, and a wrong one ends the run; then to warm up; then {rounds} rounds, in each of
-which every contender runs once, in random order, for {milliseconds:g} ms or longer. What else the machine does meets
-all of them alike. Numbers are medians of rounds, with the 10th and 90th percentile; ratios are taken within rounds, and
-then their median and percentiles. Peers are what a user of theirs would write at best: of several formulations the
-fastest counts. Work per second is the work that was asked for, whatever a format or a shortcut makes of it."""
+which every contender runs once, in random order: a pass that is not timed, which fills caches and has memory at hand,
+and then {milliseconds:g} ms or longer. What else the machine does meets all of them alike. Numbers are medians of
+rounds, with the 10th and 90th percentile; ratios are taken within rounds, and then their median and percentiles. Peers
+are what a user of theirs would write at best, in arrays that begin on cache lines: of several formulations the fastest
+counts. Work per second is the work that was asked for, whatever a format or a shortcut makes of it."""
 
 
 def write_page(report: Report, source: Path, page: Path) -> list[str]:

@@ -69,14 +69,14 @@ CASES = (
     _challenge_case(1024, 1920, 0, 0, 128),
     _challenge_case(4096, 120, 0, 128, 512),
     _challenge_case(16384, 120, 0, 0, 128),
-    Case("random, 1,024 x 40", lambda samples: random_network(1024, 40, 32, samples), (0, 512, 4096)),
+    Case("random, 1,024 x 40", lambda samples: random_network(1024, 40, 32, samples), (0, 256, 4096)),
     Case("random, 16,384 x 6", lambda samples: random_network(16384, 6, 32, samples), (0, 0, 2048)),
     _pruned_case((784, 300, 100, 10), 90, 2048, 60_000, 60_000),
     _pruned_case(_WIDE, 90, 0, 512, 2048),
     _pruned_case(_WIDE, 95, 0, 0, 2048),
     _pruned_case(_WIDE, 99, 0, 0, 2048),
     Case("trained, 64-512-512-512-10, 90% sparse", trained_network, (0, 0, 60_000), needs="sklearn"),
-    _pruned_case((1024,) * 5, 50, 0, 1024, 4096),
+    _pruned_case((1024,) * 5, 50, 0, 512, 4096),
 )
 
 
