@@ -3,20 +3,23 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pytest
+import scipy.sparse
 
 from taskgraph_dnn.benchmarks import timing
 from taskgraph_dnn.benchmarks.cases.networks import pruned_network, random_network
 from taskgraph_dnn.benchmarks.peers import networks as peer_networks
-from taskgraph_dnn.benchmarks.peers.chains import scipy_rows
+from taskgraph_dnn.benchmarks.peers.chains import mkl_columns, scipy_rows
 from taskgraph_dnn.benchmarks.peers.networks import PEERS, NetworkPeer, Way, Work, fastest_way, our_contender
 from taskgraph_dnn.benchmarks.report.records import Measurement, Report
 from taskgraph_dnn.benchmarks.suite import Effort
 from taskgraph_dnn.benchmarks.suites import end_to_end
 from taskgraph_dnn.benchmarks.timing import measured
 from taskgraph_dnn.errors import KernelError
+from taskgraph_dnn.kernels import kernel_problem
 from taskgraph_dnn.network import Layer, Network
 from taskgraph_dnn.reference import reference_outputs
 from taskgraph_dnn.synthetic import digit_images, radixnet
@@ -62,6 +65,26 @@ def test_every_way_of_every_peer_gives_the_right_answer(peer, way, make, pool):
     with contender.around():
         contender.run(2)
     assert contender.difference() < 1e-4
+
+
+@pytest.mark.parametrize("form", [np.asarray, scipy.sparse.csr_array], ids=["dense", "sparse"])
+def test_mkl_works_on_arrays_that_begin_on_cache_lines(form, monkeypatch):
+    if kernel_problem("mkl") is not None:
+        pytest.skip(kernel_problem("mkl"))
+    mkl = import_module("taskgraph_dnn.kernels.mkl_kernel")
+    multiply, starts = mkl._Handle.multiply, []
+
+    def noted(self, tile, out):
+        starts.extend(array.ctypes.data % 64 for array in (tile, out))
+        multiply(self, tile, out)
+
+    monkeypatch.setattr(mkl._Handle, "multiply", noted)
+    network, rows = random_network(64, 3, 8, 32)
+    chain = mkl_columns(network, 1)
+    for _ in range(4):  # any one might by chance
+        np.testing.assert_allclose(chain(form(rows)), reference_outputs(network, rows), rtol=1e-4, atol=1e-5)
+    assert len(starts) == 4 * 3 * 2
+    assert not any(starts)
 
 
 @pytest.mark.parametrize("make", WORKS.values(), ids=WORKS)

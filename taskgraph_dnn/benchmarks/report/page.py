@@ -37,8 +37,9 @@ answers are compared with a reference, and a wrong one ends the run; then to war
 which every contender runs once, in random order: a pass that is not timed, which fills caches and has memory at hand,
 and then {milliseconds:g} ms or longer. What else the machine does meets all of them alike. Numbers are medians of
 rounds, with the 10th and 90th percentile; ratios are taken within rounds, and then their median and percentiles. Peers
-are what a user of theirs would write at best, in arrays that begin on cache lines: of several formulations the fastest
-counts. Work per second is the work that was asked for, whatever a format or a shortcut makes of it."""
+are what a user of theirs would write at best: of several formulations the fastest counts; MKL and torch, which are
+slower with other arrays, have such as begin on cache lines. Work per second is the work that was asked for, whatever a
+format or a shortcut makes of it."""
 
 
 def write_page(report: Report, source: Path, page: Path) -> list[str]:
